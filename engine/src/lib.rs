@@ -1,0 +1,1 @@
+//! Strandline: an embedded, log-structured key-value engine with built-in replication.

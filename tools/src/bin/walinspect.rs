@@ -1,0 +1,2 @@
+//! walinspect.
+fn main() {}
