@@ -1,0 +1,278 @@
+//! Memory that is shared between one writer and many readers: segment images and read-only maps.
+//!
+//! An [`Image`] is the memory face of one active segment. Space in it is handed out once, as a
+//! [`Slot`], and read only below the published mark, so that no byte is ever read while it changes:
+//!
+//! - every byte belongs to at most one live [`Slot`], because [`Image::reserve`] only moves forward;
+//! - readers see bytes below `published`, and [`Image::publish`] asserts that they are filled;
+//! - `published` is stored with Release and loaded with Acquire.
+#![allow(unsafe_code)]
+
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A read-only map of a file that no longer changes, or a private copy of its bytes.
+///
+/// Cheap to clone; the memory lives until the last clone is dropped.
+#[derive(Clone)]
+pub struct Map(Arc<MapOwner>);
+
+enum MapOwner {
+    Mapped(memmap2::Mmap),
+    Owned(Box<[u8]>),
+}
+
+impl Map {
+    /// Wraps a file mapping. `real.rs` alone makes these.
+    pub(crate) fn mapped(map: memmap2::Mmap) -> Map {
+        Map(Arc::new(MapOwner::Mapped(map)))
+    }
+
+    /// A copy in memory that is used like a map, where a disk has no maps.
+    pub fn owned(bytes: Vec<u8>) -> Map {
+        Map(Arc::new(MapOwner::Owned(bytes.into_boxed_slice())))
+    }
+
+    /// How many clones hold this memory.
+    pub fn holder_count(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+}
+
+impl Deref for Map {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self.0.as_ref() {
+            MapOwner::Mapped(map) => map,
+            MapOwner::Owned(bytes) => bytes,
+        }
+    }
+}
+
+enum ImageOwner {
+    /// Pages of the file itself: a store here is a write to the file.
+    Shared(#[allow(dead_code, reason = "keeps the mapping alive")] memmap2::MmapRaw),
+    /// Anonymous memory that someone writes out.
+    Private(#[allow(dead_code, reason = "keeps the mapping alive")] memmap2::MmapRaw),
+    /// Heap memory shared with a simulated file.
+    Heap(#[allow(dead_code, reason = "keeps the memory alive")] Arc<HeapMemory>),
+}
+
+/// Zeroed heap memory with a stable address, for images of the simulated disk.
+pub struct HeapMemory {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: it is plain memory; who may touch which part of it is `Image`'s contract.
+unsafe impl Send for HeapMemory {}
+// SAFETY: as above.
+unsafe impl Sync for HeapMemory {}
+
+impl HeapMemory {
+    /// `len` zeroed bytes.
+    pub fn zeroed(len: usize) -> HeapMemory {
+        let memory = vec![0u8; len].into_boxed_slice();
+        let start = Box::into_raw(memory).cast::<u8>();
+        HeapMemory { start: NonNull::new(start).expect("a box is never null"), len }
+    }
+}
+
+impl Drop for HeapMemory {
+    fn drop(&mut self) {
+        let slice = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len);
+        // SAFETY: `start` and `len` came from `Box::into_raw` in `zeroed`, and this is the last use.
+        drop(unsafe { Box::from_raw(slice) });
+    }
+}
+
+/// The memory face of one active segment: filled front to back, read below the published mark.
+pub struct Image {
+    start: NonNull<u8>,
+    len: usize,
+    /// Bytes handed out as slots. Invariant: `published <= reserved <= len`.
+    reserved: AtomicUsize,
+    published: AtomicUsize,
+    owner: ImageOwner,
+}
+
+// SAFETY: bytes below `published` are never written again, bytes above are written only through the
+// one `Slot` that owns them, and `published` orders the two.
+unsafe impl Send for Image {}
+// SAFETY: as above.
+unsafe impl Sync for Image {}
+
+impl Image {
+    /// Zeroed anonymous memory of `len` bytes, to be written out by the segment's writer.
+    ///
+    /// # Errors
+    /// The operating system's, where it has no memory to give.
+    pub fn private(len: usize) -> std::io::Result<Image> {
+        let map = memmap2::MmapOptions::new().len(len).map_anon()?;
+        let raw = memmap2::MmapRaw::from(map);
+        let start = NonNull::new(raw.as_mut_ptr()).expect("a mapping is never null");
+        Ok(Image::of(start, len, ImageOwner::Private(raw)))
+    }
+
+    /// Wraps a shared file mapping. `real.rs` alone makes these.
+    pub(crate) fn shared(raw: memmap2::MmapRaw) -> Image {
+        let start = NonNull::new(raw.as_mut_ptr()).expect("a mapping is never null");
+        let len = raw.len();
+        Image::of(start, len, ImageOwner::Shared(raw))
+    }
+
+    /// An image over heap memory that a simulated file watches.
+    pub fn heap(memory: Arc<HeapMemory>) -> Image {
+        Image::of(memory.start, memory.len, ImageOwner::Heap(memory))
+    }
+
+    fn of(start: NonNull<u8>, len: usize, owner: ImageOwner) -> Image {
+        Image { start, len, reserved: AtomicUsize::new(0), published: AtomicUsize::new(0), owner }
+    }
+
+    /// Whether a store here is already a write to the file.
+    pub fn is_shared(&self) -> bool {
+        !matches!(self.owner, ImageOwner::Private(_))
+    }
+
+    /// Capacity in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no capacity.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Hands out the next `len` bytes, or `None` where they do not fit.
+    pub(crate) fn reserve(self: &Arc<Image>, len: usize) -> Option<Slot> {
+        let at = self
+            .reserved
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
+                at.checked_add(len).filter(|end| *end <= self.len)
+            })
+            .ok()?;
+        Some(Slot { image: Arc::clone(self), at, len })
+    }
+
+    /// Bytes handed out so far.
+    pub fn reserved_len(&self) -> usize {
+        self.reserved.load(Ordering::Acquire)
+    }
+
+    /// Bytes that may be read.
+    pub fn published_len(&self) -> usize {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Moves the published mark to `end`. Every slot below `end` must have been filled and dropped
+    /// or forgotten by its owner: the caller orders that.
+    ///
+    /// # Panics
+    /// Where `end` goes back or beyond what was handed out.
+    pub(crate) fn publish(&self, end: usize) {
+        assert!(end <= self.reserved.load(Ordering::Acquire), "published beyond the reserved bytes");
+        let before = self.published.swap(end, Ordering::AcqRel);
+        assert!(before <= end, "the published mark went back");
+    }
+
+    /// The published bytes `at..at + len`, or `None` where they are not all published.
+    pub fn read(&self, at: usize, len: usize) -> Option<&[u8]> {
+        let end = at.checked_add(len)?;
+        if end > self.published_len() {
+            return None;
+        }
+        // SAFETY: the range lies within the mapping and below `published`, so it is initialised and
+        // nobody writes to it while `self` lives.
+        Some(unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(at), len) })
+    }
+}
+
+/// Bytes of an [`Image`] that one writer owns until they are published.
+pub struct Slot {
+    image: Arc<Image>,
+    at: usize,
+    len: usize,
+}
+
+impl Slot {
+    /// Where the slot starts in the image.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Where it ends.
+    pub fn end(&self) -> usize {
+        self.at + self.len
+    }
+
+    /// The bytes, to be filled.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `reserve` gave this range to this slot alone, `publish` has not passed it while the
+        // slot lives (the writer publishes only after the slot is done), and `&mut self` is unique.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.image.start.as_ptr().add(self.at), self.len)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(len: usize) -> Arc<Image> {
+        Arc::new(Image::heap(Arc::new(HeapMemory::zeroed(len))))
+    }
+
+    #[test]
+    fn only_published_bytes_can_be_read() {
+        let image = image(8);
+        let mut slot = image.reserve(4).unwrap();
+        slot.bytes_mut().copy_from_slice(b"abcd");
+        assert!(image.read(0, 4).is_none());
+        let end = slot.end();
+        drop(slot);
+        image.publish(end);
+        assert_eq!(image.read(0, 4).unwrap(), b"abcd");
+        assert!(image.read(0, 5).is_none());
+        assert!(image.read(usize::MAX, 2).is_none());
+    }
+
+    #[test]
+    fn slots_never_overlap_and_end_at_the_capacity() {
+        let image = image(8);
+        let (a, b) = (image.reserve(5).unwrap(), image.reserve(3).unwrap());
+        assert_eq!((a.at(), a.end(), b.at(), b.end()), (0, 5, 5, 8));
+        assert!(image.reserve(1).is_none());
+        assert!(image.reserve(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn readers_on_other_threads_see_whole_bytes() {
+        let image = image(4096);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..64u8 {
+                    let mut slot = image.reserve(64).unwrap();
+                    slot.bytes_mut().fill(n);
+                    let end = slot.end();
+                    drop(slot);
+                    image.publish(end);
+                }
+            });
+            scope.spawn(|| {
+                let mut seen = 0;
+                while seen < 4096 {
+                    seen = image.published_len();
+                    for (n, part) in image.read(0, seen).unwrap().chunks(64).enumerate() {
+                        assert!(part.iter().all(|b| usize::from(*b) == n));
+                    }
+                }
+            });
+        });
+    }
+}
