@@ -1,0 +1,474 @@
+//! One log: a directory's segments of one shard, with what of them is written, synced and readable.
+//!
+//! The [`Writer`](crate::writer::Writer) alone adds to it; everyone else reads. A segment's bytes are
+//! read from its image while it grows and from the file once it is sealed.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::error::{Error, IoContext, Result};
+use crate::ids::LogId;
+use crate::io::{Env, File, Image, Map, read_exact_at, write_all_at};
+use crate::segment::{Footer, SegmentHeader};
+
+/// Bytes of a segment that stay valid as long as this value lives.
+#[derive(Clone)]
+pub struct SegmentBytes {
+    owner: Owner,
+    at: usize,
+    len: usize,
+}
+
+#[derive(Clone)]
+enum Owner {
+    Image(Arc<Image>),
+    Map(Map),
+    Copy(Arc<[u8]>),
+}
+
+impl SegmentBytes {
+    /// A part of these bytes; `None` where it does not lie within.
+    pub fn slice(&self, at: usize, len: usize) -> Option<SegmentBytes> {
+        let end = at.checked_add(len)?;
+        (end <= self.len).then(|| SegmentBytes { owner: self.owner.clone(), at: self.at + at, len })
+    }
+}
+
+impl Deref for SegmentBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.owner {
+            Owner::Image(image) => {
+                image.read(self.at, self.len).expect("published when the bytes were taken")
+            }
+            Owner::Map(map) => &map[self.at..self.at + self.len],
+            Owner::Copy(bytes) => &bytes[self.at..self.at + self.len],
+        }
+    }
+}
+
+/// One segment of an open log.
+pub struct Segment {
+    header: SegmentHeader,
+    path: PathBuf,
+    file: Arc<dyn File>,
+    body: RwLock<Body>,
+    /// Bytes handed to the file. Held while writing, so that bytes go out once and in order.
+    written: Mutex<u64>,
+    synced: AtomicU64,
+    name_synced: AtomicBool,
+    /// Sequence of the last published record, `first_seq - 1` before the first.
+    last_seq: AtomicU64,
+    sealed: OnceLock<Sealed>,
+}
+
+/// A segment's end.
+pub struct Sealed {
+    /// What the footer says.
+    pub footer: Footer,
+    /// Its stored bytes, shipped as they are.
+    pub bytes: Vec<u8>,
+}
+
+enum Body {
+    Image(Arc<Image>),
+    Map(Map),
+    /// Read call by call: the disk has no maps, or the file is not mapped yet.
+    File,
+}
+
+impl Segment {
+    /// A growing segment over its image. `written` and `synced` tell what the file already has.
+    pub(crate) fn growing(
+        header: SegmentHeader,
+        path: PathBuf,
+        file: Arc<dyn File>,
+        image: Arc<Image>,
+        end: Progress,
+    ) -> Segment {
+        Segment {
+            header,
+            path,
+            file,
+            body: RwLock::new(Body::Image(image)),
+            written: Mutex::new(end.written),
+            synced: AtomicU64::new(end.synced),
+            name_synced: AtomicBool::new(end.name_synced),
+            last_seq: AtomicU64::new(end.last_seq),
+            sealed: OnceLock::new(),
+        }
+    }
+
+    /// A sealed, synced segment found at open.
+    pub(crate) fn found(
+        header: SegmentHeader,
+        path: PathBuf,
+        file: Arc<dyn File>,
+        sealed: Sealed,
+    ) -> Segment {
+        let len = sealed.footer.data_len + sealed.bytes.len() as u64;
+        Segment {
+            header,
+            path,
+            file,
+            body: RwLock::new(Body::File),
+            written: Mutex::new(len),
+            synced: AtomicU64::new(len),
+            name_synced: AtomicBool::new(true),
+            last_seq: AtomicU64::new(sealed.footer.last_seq),
+            sealed: OnceLock::from(sealed),
+        }
+    }
+
+    /// What stands at its head.
+    pub fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sequence of its first record.
+    pub fn first_seq(&self) -> u64 {
+        self.header.first_seq
+    }
+
+    /// Sequence of its last published record; `first_seq - 1` before the first.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq.load(Ordering::Acquire)
+    }
+
+    /// Its footer, once it is sealed.
+    pub fn sealed(&self) -> Option<&Sealed> {
+        self.sealed.get()
+    }
+
+    /// Bytes of header and published batches.
+    pub fn data_len(&self) -> u64 {
+        match self.sealed() {
+            Some(sealed) => sealed.footer.data_len,
+            None => match &*self.body.read() {
+                Body::Image(image) => image.published_len() as u64,
+                Body::Map(_) | Body::File => unreachable!("only a sealed segment leaves its image"),
+            },
+        }
+    }
+
+    /// Bytes that its file takes.
+    pub fn file_len(&self) -> u64 {
+        match self.sealed() {
+            Some(sealed) => sealed.footer.data_len + sealed.bytes.len() as u64,
+            None => self.header.capacity,
+        }
+    }
+
+    /// Published bytes `at..at + len`. Not checked against any checksum.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where the segment does not have them, [`Error::Io`] where the disk fails.
+    pub fn read(&self, at: u64, len: usize) -> Result<SegmentBytes> {
+        let short = |found: u64| {
+            let expected = format!("{len} bytes");
+            Error::corrupt(&self.path, at, "range in segment", expected, format!("{found} in all"))
+        };
+        let start = usize::try_from(at).map_err(|_| short(self.data_len()))?;
+        let end = start.checked_add(len).ok_or_else(|| short(self.data_len()))?;
+        let owner = match &*self.body.read() {
+            Body::Image(image) => {
+                if image.read(start, len).is_none() {
+                    return Err(short(image.published_len() as u64));
+                }
+                Owner::Image(Arc::clone(image))
+            }
+            Body::Map(map) if end <= map.len() => Owner::Map(map.clone()),
+            Body::Map(map) => return Err(short(map.len() as u64)),
+            Body::File => {
+                if end as u64 > self.data_len() {
+                    return Err(short(self.data_len()));
+                }
+                let mut bytes = vec![0; len];
+                read_exact_at(self.file.as_ref(), &mut bytes, at).during("read", &self.path)?;
+                return Ok(SegmentBytes { owner: Owner::Copy(bytes.into()), at: 0, len });
+            }
+        };
+        Ok(SegmentBytes { owner, at: start, len })
+    }
+
+    pub(crate) fn image(&self) -> Option<Arc<Image>> {
+        match &*self.body.read() {
+            Body::Image(image) => Some(Arc::clone(image)),
+            Body::Map(_) | Body::File => None,
+        }
+    }
+
+    /// Makes batches up to `end` readable. Called in log order.
+    pub(crate) fn publish(&self, end: usize, last_seq: u64) {
+        let image = self.image().expect("a growing segment has an image");
+        image.publish(end);
+        let before = self.last_seq.swap(last_seq, Ordering::AcqRel);
+        assert!(before < last_seq, "sequences rise");
+    }
+
+    /// Hands what is published and not yet written to the file.
+    pub(crate) fn write_out(&self) -> Result<()> {
+        let Some(image) = self.image() else { return Ok(()) };
+        let mut written = self.written.lock();
+        let end = image.published_len();
+        let start = usize::try_from(*written).expect("an image fits in memory");
+        if start >= end {
+            return Ok(());
+        }
+        if !image.is_shared() {
+            let bytes = image.read(start, end - start).expect("published");
+            write_all_at(self.file.as_ref(), bytes, *written).during("write", &self.path)?;
+        }
+        *written = end as u64;
+        Ok(())
+    }
+
+    /// Writes out and syncs what is published; the directory too where the name is new.
+    pub(crate) fn sync(&self, env: &Env) -> Result<()> {
+        let end = self.sealed().map_or_else(|| self.data_len(), |_| self.file_len());
+        self.write_out()?;
+        if self.synced.load(Ordering::Acquire) < end {
+            self.file.sync().during("sync", &self.path)?;
+            self.synced.fetch_max(end, Ordering::AcqRel);
+        }
+        if !self.name_synced.load(Ordering::Acquire) {
+            let dir = self.path.parent().expect("a segment lies in a directory");
+            env.disk.sync_dir(dir).during("sync directory", dir)?;
+            self.name_synced.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Whether everything it will ever hold is synced.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.sealed().is_some()
+            && self.synced.load(Ordering::Acquire) >= self.file_len()
+            && self.name_synced.load(Ordering::Acquire)
+    }
+
+    /// Ends the segment: writes out the rest and the footer, and cuts the file behind it.
+    pub(crate) fn seal(&self, sealed: Sealed) -> Result<()> {
+        self.write_out()?;
+        let at = sealed.footer.data_len;
+        let end = at + sealed.bytes.len() as u64;
+        write_all_at(self.file.as_ref(), &sealed.bytes, at).during("write", &self.path)?;
+        self.file.set_len(end).during("set length of", &self.path)?;
+        *self.written.lock() = end;
+        assert!(self.sealed.set(sealed).is_ok(), "a segment is sealed once");
+        Ok(())
+    }
+
+    /// Gives up the image of a sealed segment: from now on the file is read.
+    pub(crate) fn leave_image(&self) {
+        let Some(sealed) = self.sealed() else { return };
+        let data_len = usize::try_from(sealed.footer.data_len).expect("an image fits in memory");
+        // No map is no failure: the file is then read call by call.
+        let body = match self.file.map(data_len) {
+            Ok(Some(map)) => Body::Map(map),
+            Ok(None) | Err(_) => Body::File,
+        };
+        *self.body.write() = body;
+    }
+
+    /// Maps a sealed segment that was found at open, where the disk has maps.
+    pub(crate) fn map(&self) {
+        self.leave_image();
+    }
+
+    /// Whether someone outside the log's own list reads it.
+    pub(crate) fn is_pinned(self: &Arc<Segment>) -> bool {
+        let bytes_out = match &*self.body.read() {
+            Body::Image(image) => Arc::strong_count(image) > 1,
+            Body::Map(map) => map.holder_count() > 1,
+            Body::File => false,
+        };
+        bytes_out || Arc::strong_count(self) > 1
+    }
+}
+
+/// How far a segment that goes on growing has come.
+pub(crate) struct Progress {
+    pub written: u64,
+    pub synced: u64,
+    pub name_synced: bool,
+    pub last_seq: u64,
+}
+
+/// The segments of one shard, open.
+pub struct Log {
+    id: LogId,
+    dir: PathBuf,
+    env: Env,
+    segments: RwLock<BTreeMap<u64, Arc<Segment>>>,
+    /// Segments with something unsynced, oldest first.
+    unsettled: Mutex<Vec<Arc<Segment>>>,
+    synced_seq: AtomicU64,
+    failed: OnceLock<Arc<Error>>,
+}
+
+impl Log {
+    pub(crate) fn new(id: LogId, dir: PathBuf, env: Env, synced_seq: u64) -> Log {
+        Log {
+            id,
+            dir,
+            env,
+            segments: RwLock::default(),
+            unsettled: Mutex::default(),
+            synced_seq: AtomicU64::new(synced_seq),
+            failed: OnceLock::new(),
+        }
+    }
+
+    /// Which log it is.
+    pub fn id(&self) -> &LogId {
+        &self.id
+    }
+
+    /// The directory of its segments.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// All segments, oldest first.
+    pub fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().values().cloned().collect()
+    }
+
+    /// The segment that starts with `first_seq`.
+    pub fn segment(&self, first_seq: u64) -> Option<Arc<Segment>> {
+        self.segments.read().get(&first_seq).cloned()
+    }
+
+    /// The segment that `seq` lies in or will lie in: the last one that starts at or before it.
+    pub fn segment_of(&self, seq: u64) -> Option<Arc<Segment>> {
+        self.segments.read().range(..=seq).next_back().map(|(_, segment)| Arc::clone(segment))
+    }
+
+    /// The segment after the one that starts with `first_seq`.
+    pub fn segment_after(&self, first_seq: u64) -> Option<Arc<Segment>> {
+        self.segments.read().range(first_seq + 1..).next().map(|(_, segment)| Arc::clone(segment))
+    }
+
+    /// Sequence of the last published record; 0 where there is none.
+    pub fn last_seq(&self) -> u64 {
+        self.segments.read().values().next_back().map_or(0, |segment| segment.last_seq())
+    }
+
+    /// The highest sequence known to survive a crash.
+    pub fn synced_seq(&self) -> u64 {
+        self.synced_seq.load(Ordering::Acquire)
+    }
+
+    /// First sequence of the oldest segment.
+    pub fn first_seq(&self) -> u64 {
+        self.segments.read().keys().next().copied().unwrap_or(1)
+    }
+
+    /// Bytes that the log's files take.
+    pub fn file_len(&self) -> u64 {
+        self.segments.read().values().map(|segment| segment.file_len()).sum()
+    }
+
+    pub(crate) fn add(&self, segment: Arc<Segment>) {
+        if !segment.is_settled() {
+            self.unsettled.lock().push(Arc::clone(&segment));
+        }
+        let before = self.segments.write().insert(segment.first_seq(), segment);
+        assert!(before.is_none(), "segments do not overlap");
+    }
+
+    /// Takes a segment that never had a batch off the list.
+    pub(crate) fn forget(&self, segment: &Arc<Segment>) {
+        self.unsettled.lock().retain(|other| !Arc::ptr_eq(other, segment));
+        self.segments.write().remove(&segment.first_seq());
+    }
+
+    /// Hands everything published to the operating system.
+    ///
+    /// # Errors
+    /// The disk's; the log is poisoned by it.
+    pub fn write_out(&self) -> Result<()> {
+        self.check()?;
+        let unsettled = self.unsettled.lock().clone();
+        for segment in unsettled {
+            segment.write_out().map_err(|error| self.poison(error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything published durable and returns the last sequence it covers.
+    ///
+    /// # Errors
+    /// The disk's; the log is poisoned by it and never synced again.
+    pub fn sync(&self) -> Result<u64> {
+        self.check()?;
+        let target = self.last_seq();
+        if target > self.synced_seq() || self.has_unsettled() {
+            let unsettled = self.unsettled.lock().clone();
+            for segment in &unsettled {
+                segment.sync(&self.env).map_err(|error| self.poison(error))?;
+            }
+            self.unsettled.lock().retain(|segment| !segment.is_settled());
+            self.synced_seq.fetch_max(target, Ordering::AcqRel);
+        }
+        Ok(self.synced_seq())
+    }
+
+    /// Whether a sync has something to do.
+    pub fn is_dirty(&self) -> bool {
+        self.last_seq() > self.synced_seq()
+    }
+
+    /// Whether sealed segments or new names wait for a sync.
+    fn has_unsettled(&self) -> bool {
+        self.unsettled.lock().iter().any(|segment| segment.sealed().is_some())
+    }
+
+    /// Fails where an earlier write or sync did.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], with the first failure as its cause.
+    pub fn check(&self) -> Result<()> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some(cause) => Err(self.poisoned(Arc::clone(cause))),
+        }
+    }
+
+    /// Ends all writing: nothing after a failed write or sync can be trusted until it is read again.
+    pub(crate) fn poison(&self, error: Error) -> Error {
+        let cause = self.failed.get_or_init(|| Arc::new(error));
+        self.poisoned(Arc::clone(cause))
+    }
+
+    fn poisoned(&self, cause: Arc<Error>) -> Error {
+        Error::Poisoned { log: Box::new(self.id.clone()), cause }
+    }
+
+    /// Takes segments that nobody needs out of the list: those named by their first sequence, never
+    /// the last one. The caller removes or recycles the files.
+    pub fn detach(&self, first_seqs: &[u64]) -> Vec<Arc<Segment>> {
+        let mut segments = self.segments.write();
+        let last = segments.keys().next_back().copied();
+        first_seqs
+            .iter()
+            .filter(|first_seq| Some(**first_seq) != last)
+            .filter_map(|first_seq| segments.remove(first_seq))
+            .collect()
+    }
+}

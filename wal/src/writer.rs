@@ -1,0 +1,687 @@
+//! The one writer of a log: reserves space and sequence for batches, rotates and seals segments,
+//! and appends shipped bytes as they are.
+//!
+//! A leader's batch is appended in three steps. [`Writer::reserve`] runs inside a short critical
+//! section: it gives the batch its place, its sequence and its header, so that log order is sequence
+//! order and the chain is unbroken. [`Reservation::fill`] copies the payload outside of it.
+//! [`Filled::publish`] makes it readable, in reservation order ([`crate::publish`]).
+//!
+//! A follower's writer only takes [`Writer::append_verbatim`]: the layout of the log is the leader's
+//! alone, so headers, offsets, seal points and footers come as they were written there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::batch::{Batch, BatchHeader, HEADER_LEN, SealedPayload, VERSION};
+use crate::error::{Error, IoContext, Result};
+use crate::ids::{Epoch, Hlc, Position};
+use crate::io::{File, Image, write_all_at};
+use crate::io::map::Slot;
+use crate::log::{Log, Progress, Sealed, Segment};
+use crate::pool::Pool;
+use crate::segment::{
+    CAPACITY_MIN, Footer, INDEX_STEP, SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, path_of,
+};
+
+/// Which memory face growing segments have.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Face {
+    /// Memory of our own, written to the file by whoever syncs.
+    #[default]
+    Written,
+    /// Pages of the file itself: what is published has reached the operating system.
+    Mapped,
+}
+
+/// How segments are laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterOptions {
+    /// Memory face of growing segments.
+    pub face: Face,
+    /// Capacity of the first segment, in bytes.
+    pub capacity_start: u64,
+    /// Capacity that a busy log's segments double up to, in bytes.
+    pub capacity_max: u64,
+}
+
+/// A segment that fills faster than this makes the next one twice as large.
+const BUSY_NS: u64 = 1_000_000_000;
+/// The digest is computed behind the appends, this many bytes at a time.
+const DIGEST_STEP: usize = 64 << 10;
+
+/// Where a log's next batch goes, and what it continues.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tail {
+    /// Sequence of the next record.
+    pub next_seq: u64,
+    /// `header_crc` of the last batch.
+    pub chain: u32,
+    /// Digest of the last sealed segment.
+    pub prev_digest: [u8; 32],
+    /// Leadership of the last batch.
+    pub epoch: Epoch,
+    /// Version of the last batch.
+    pub timestamp: Hlc,
+}
+
+impl Default for Tail {
+    /// The tail of a log that has nothing yet.
+    fn default() -> Tail {
+        Tail {
+            next_seq: 1,
+            chain: 0,
+            prev_digest: [0; 32],
+            epoch: Epoch(0),
+            timestamp: Hlc(0),
+        }
+    }
+}
+
+/// The writer of one log.
+pub struct Writer {
+    log: Arc<Log>,
+    pool: Arc<Pool>,
+    options: WriterOptions,
+    lineage: [u8; 16],
+    tail: Tail,
+    active: Option<Active>,
+    capacity_next: u64,
+}
+
+/// The growing segment and what its footer will say.
+pub(crate) struct Active {
+    pub segment: Arc<Segment>,
+    pub image: Arc<Image>,
+    pub summary: Summary,
+    pub hasher: blake3::Hasher,
+    pub hashed_len: usize,
+    pub opened_ns: u64,
+}
+
+/// The running part of a footer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Summary {
+    pub batch_count: u64,
+    pub first_timestamp: Hlc,
+    pub index: Vec<(u64, u64)>,
+}
+
+impl Summary {
+    pub(crate) fn note(&mut self, header: &BatchHeader, at: u64) {
+        if self.batch_count == 0 {
+            self.first_timestamp = header.timestamp;
+        }
+        self.batch_count += 1;
+        let step = at / INDEX_STEP;
+        if self.index.last().is_none_or(|(_, last)| last / INDEX_STEP < step) {
+            self.index.push((header.first_seq, at));
+        }
+    }
+}
+
+/// A batch's place in the log, header written, payload not yet.
+#[must_use = "a reserved batch must be filled and published"]
+pub struct Reservation {
+    segment: Arc<Segment>,
+    slot: Slot,
+    header: [u8; HEADER_LEN],
+    first_seq: u64,
+    last_seq: u64,
+}
+
+/// A batch whose bytes are in place.
+#[must_use = "a filled batch must be published"]
+pub struct Filled {
+    segment: Arc<Segment>,
+    end: usize,
+    last_seq: u64,
+}
+
+impl Reservation {
+    /// Sequence of the first record.
+    pub fn first_seq(&self) -> u64 {
+        self.first_seq
+    }
+
+    /// Sequence of the last record.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// First sequence of the segment it lies in.
+    pub fn segment_first_seq(&self) -> u64 {
+        self.segment.first_seq()
+    }
+
+    /// Offset of the payload in the segment.
+    pub fn payload_at(&self) -> u32 {
+        let at = self.slot.at() + HEADER_LEN;
+        u32::try_from(at).expect("a segment is shorter than 4 GiB")
+    }
+
+    /// Copies the payload in.
+    pub fn fill(mut self, payload: &SealedPayload) -> Filled {
+        let end = self.slot.end();
+        let bytes = self.slot.bytes_mut();
+        bytes[HEADER_LEN..].copy_from_slice(payload.bytes());
+        bytes[..HEADER_LEN].copy_from_slice(&self.header);
+        Filled { segment: self.segment, end, last_seq: self.last_seq }
+    }
+}
+
+impl Filled {
+    /// Makes the batch readable. Call it in reservation order.
+    pub fn publish(self) {
+        self.segment.publish(self.end, self.last_seq);
+    }
+}
+
+/// What a call of [`Writer::append_verbatim`] added.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Appended {
+    /// The segment.
+    pub segment: u64,
+    /// Offset of the first new batch.
+    pub at: u64,
+    /// Offset behind the last one. What was shipped beyond is an incomplete batch: ship it again.
+    pub end: u64,
+    /// Where the log now ends.
+    pub position: Position,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        log: Arc<Log>,
+        pool: Arc<Pool>,
+        options: WriterOptions,
+        lineage: [u8; 16],
+        tail: Tail,
+        active: Option<Active>,
+    ) -> Writer {
+        let capacity_next = options.capacity_start.max(CAPACITY_MIN);
+        Writer { log, pool, options, lineage, tail, active, capacity_next }
+    }
+
+    /// The log it writes.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// What the next batch continues.
+    pub fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Where the log ends, for whoever ships to it or from it.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.tail.epoch, seq: self.tail.next_seq - 1 }
+    }
+
+    /// Starts an epoch: seals the growing segment, so that the epoch starts a new one. The caller
+    /// appends the epoch-start batch next.
+    ///
+    /// # Errors
+    /// The disk's.
+    ///
+    /// # Panics
+    /// Where the epoch does not rise.
+    pub fn start_epoch(&mut self, epoch: Epoch) -> Result<()> {
+        assert!(epoch > self.tail.epoch, "epoch {epoch} does not follow {}", self.tail.epoch);
+        self.log.check()?;
+        self.seal()?;
+        self.tail.epoch = epoch;
+        Ok(())
+    }
+
+    /// Gives a batch its place, its sequence and its header. `timestamp` must rise.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for a batch that no segment can hold; the disk's where a new segment is
+    /// needed and cannot be made: nothing changed then, and a later call may succeed.
+    ///
+    /// # Panics
+    /// Before [`Writer::start_epoch`], and where `timestamp` does not rise.
+    pub fn reserve(&mut self, payload: &SealedPayload, timestamp: Hlc) -> Result<Reservation> {
+        assert!(self.tail.epoch > Epoch(0), "an epoch is open");
+        assert!(timestamp > self.tail.timestamp, "timestamps rise");
+        self.log.check()?;
+        let batch_len = HEADER_LEN + payload.bytes().len();
+        self.make_room(batch_len, timestamp)?;
+        let synced_seq = self.log.synced_seq();
+        let log_id = self.log.id();
+        let (shard, region) = (log_id.shard, log_id.region);
+        let active = self.active.as_mut().expect("room was made");
+        let first_seq = self.tail.next_seq;
+        let header = BatchHeader {
+            version: VERSION,
+            flags: payload.flags(),
+            first_seq,
+            record_count: payload.record_count(),
+            payload_len: payload.bytes().len() as u32,
+            unsynced: u32::try_from(first_seq - synced_seq.min(first_seq)).unwrap_or(u32::MAX),
+            epoch: self.tail.epoch,
+            timestamp,
+            nonce: active.segment.header().nonce,
+            prev_crc: self.tail.chain,
+            payload_crc: payload.crc(),
+            shard,
+            region,
+        };
+        let (bytes, crc) = header.encode();
+        let slot = active.image.reserve(batch_len).expect("room was made");
+        active.summary.note(&header, slot.at() as u64);
+        active.hash_step();
+        self.tail.next_seq = header.last_seq() + 1;
+        self.tail.chain = crc;
+        self.tail.timestamp = timestamp;
+        Ok(Reservation {
+            segment: Arc::clone(&active.segment),
+            slot,
+            header: bytes,
+            first_seq,
+            last_seq: header.last_seq(),
+        })
+    }
+
+    /// Makes sure that the growing segment takes `batch_len` more bytes.
+    fn make_room(&mut self, batch_len: usize, now: Hlc) -> Result<()> {
+        if let Some(active) = &self.active {
+            if active.image.len() - active.image.reserved_len() >= batch_len {
+                return Ok(());
+            }
+        }
+        let needed = (SEGMENT_HEADER_LEN + batch_len) as u64;
+        if needed > SEGMENT_LEN_MAX {
+            let limit = SEGMENT_LEN_MAX - SEGMENT_HEADER_LEN as u64;
+            return Err(Error::TooLarge { what: "batch", limit, found: batch_len as u64 });
+        }
+        let now_ns = self.log.env().clock.mono_ns();
+        if let Some(active) = &self.active {
+            let busy = now_ns.saturating_sub(active.opened_ns) < BUSY_NS;
+            let doubled = self.capacity_next * if busy { 2 } else { 1 };
+            self.capacity_next = doubled.min(self.options.capacity_max.max(CAPACITY_MIN));
+        }
+        // The file is made before the old segment is sealed: a full disk leaves the log as it was.
+        let capacity = self.capacity_next.max(needed.next_multiple_of(4096));
+        let prepared = self.prepare(capacity, needed)?;
+        self.seal()?;
+        let header = SegmentHeader {
+            log: self.log.id().clone(),
+            first_seq: self.tail.next_seq,
+            created: now,
+            nonce: nonzero(self.log.env().random.next_u64() as u32),
+            epoch: self.tail.epoch,
+            lineage: self.lineage,
+            prev_crc: self.tail.chain,
+            capacity: prepared.capacity,
+            prev_digest: self.tail.prev_digest,
+        };
+        self.open_segment(header, prepared)
+    }
+
+    /// A file with `capacity` allocated bytes, or less on a nearly full disk, but at least `needed`.
+    fn prepare(&self, capacity: u64, needed: u64) -> Result<Prepared> {
+        let mut capacity = capacity;
+        loop {
+            match self.pool.take(self.log.dir(), capacity) {
+                Ok((path, file)) => return Ok(Prepared { path, file, capacity }),
+                Err(error) if error.is_no_space() && capacity / 2 >= needed.max(CAPACITY_MIN) => {
+                    capacity /= 2;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives a prepared file its name and its header, and goes on in it.
+    fn open_segment(&mut self, header: SegmentHeader, prepared: Prepared) -> Result<()> {
+        let env = self.log.env();
+        let path = path_of(self.log.dir(), header.log.shard, header.first_seq);
+        let file = prepared.file;
+        let poison = |error| self.log.poison(error);
+        env.disk.rename(&prepared.path, &path).during("rename", &prepared.path).map_err(poison)?;
+        let capacity = usize::try_from(prepared.capacity).expect("a segment fits in memory");
+        let image = Arc::new(self.image(file.as_ref(), capacity, &path).map_err(poison)?);
+        let bytes = header.encode();
+        let mut slot = image.reserve(bytes.len()).expect("a segment has room for its header");
+        slot.bytes_mut().copy_from_slice(&bytes);
+        let end = slot.end();
+        drop(slot);
+        image.publish(end);
+        let progress = Progress {
+            written: 0,
+            synced: 0,
+            name_synced: false,
+            last_seq: header.first_seq - 1,
+        };
+        let segment = Segment::growing(header, path, file, Arc::clone(&image), progress);
+        let segment = Arc::new(segment);
+        self.log.add(Arc::clone(&segment));
+        self.active = Some(Active {
+            segment,
+            image,
+            summary: Summary::default(),
+            hasher: blake3::Hasher::new(),
+            hashed_len: 0,
+            opened_ns: env.clock.mono_ns(),
+        });
+        Ok(())
+    }
+
+    fn image(&self, file: &dyn File, capacity: usize, path: &std::path::Path) -> Result<Image> {
+        if self.options.face == Face::Mapped {
+            if let Some(image) = file.image(capacity).during("map", path)? {
+                return Ok(image);
+            }
+        }
+        Image::private(capacity).during("allocate an image for", path)
+    }
+
+    /// Seals the growing segment, if there is one. All its reservations must be on their way to being
+    /// published: the call waits for them.
+    ///
+    /// # Errors
+    /// The disk's; the log is poisoned by it.
+    pub fn seal(&mut self) -> Result<()> {
+        let Some(mut active) = self.active.take() else { return Ok(()) };
+        while active.image.published_len() < active.image.reserved_len() {
+            std::thread::yield_now();
+        }
+        if active.summary.batch_count == 0 {
+            // Nothing was ever written to it; the next open removes it and a follower never saw it.
+            self.active = Some(active);
+            return self.forget_empty();
+        }
+        let footer = active.footer(&self.tail);
+        let bytes = footer.encode(active.segment.header().nonce);
+        self.finish(active, Sealed { footer, bytes })
+    }
+
+    fn finish(&mut self, active: Active, sealed: Sealed) -> Result<()> {
+        let digest = sealed.footer.digest;
+        active.segment.seal(sealed).map_err(|error| self.log.poison(error))?;
+        self.tail.prev_digest = digest;
+        active.segment.leave_image();
+        Ok(())
+    }
+
+    /// Removes a growing segment that has no batch, name and all.
+    fn forget_empty(&mut self) -> Result<()> {
+        let Some(active) = self.active.take() else { return Ok(()) };
+        self.log.forget(&active.segment);
+        let path = active.segment.path();
+        self.log.env().disk.remove(path).during("remove", path)
+    }
+
+    /// Appends what a leader shipped: bytes of the segment that starts with `segment_first_seq`,
+    /// from offset `at` on. A segment's first bytes are its header. Stops at the last whole batch.
+    /// What lies before this log's end is skipped: frames may come twice.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the bytes do not continue this log, [`Error::Corrupt`] where they are
+    /// damaged: nothing of the bad batch was kept in both cases. The disk's otherwise.
+    pub fn append_verbatim(
+        &mut self,
+        segment_first_seq: u64,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<Appended> {
+        self.log.check()?;
+        let (mut at, mut bytes) = (at, bytes);
+        if at == 0 && self.is_new(segment_first_seq) {
+            let header = bytes.get(..SEGMENT_HEADER_LEN).ok_or_else(|| {
+                self.refused("segment header", "512 bytes", format!("{} bytes", bytes.len()))
+            })?;
+            self.open_shipped(header, segment_first_seq)?;
+        }
+        let Some(active) = &self.active else {
+            let found = format!("bytes of segment {segment_first_seq}");
+            return Err(self.refused("segment", "the header of the next one", found));
+        };
+        let end = active.image.reserved_len() as u64;
+        if active.segment.first_seq() != segment_first_seq || at > end {
+            let expected = format!("segment {} from byte {end}", active.segment.first_seq());
+            let found = format!("segment {segment_first_seq} from byte {at}");
+            return Err(self.refused("place", expected, found));
+        }
+        let known = usize::try_from(end - at).unwrap_or(usize::MAX).min(bytes.len());
+        bytes = &bytes[known..];
+        at += known as u64;
+        let start = at;
+        loop {
+            let Some(header) = bytes.first_chunk::<HEADER_LEN>() else { break };
+            let path = self.active.as_ref().expect("looked at above").segment.path().to_owned();
+            let damaged = |damage| {
+                Error::corrupt(&path, at, "shipped batch", "an intact batch", damage)
+            };
+            let (header, _) = BatchHeader::decode(header).map_err(damaged)?;
+            self.check_continues(&header)?;
+            if bytes.len() < header.batch_len() {
+                break;
+            }
+            let batch = Batch::decode(bytes).map_err(damaged)?;
+            let batch_len = header.batch_len();
+            self.append_batch(&batch, &bytes[..batch_len])?;
+            bytes = &bytes[batch_len..];
+            at += batch_len as u64;
+        }
+        Ok(Appended { segment: segment_first_seq, at: start, end: at, position: self.position() })
+    }
+
+    fn is_new(&self, first_seq: u64) -> bool {
+        self.active.as_ref().is_none_or(|active| active.segment.first_seq() != first_seq)
+    }
+
+    /// Starts the segment whose header was shipped.
+    fn open_shipped(&mut self, header: &[u8], first_seq: u64) -> Result<()> {
+        if let Some(active) = &self.active {
+            let expected = format!("the footer of segment {}", active.segment.first_seq());
+            return Err(self.refused("segment", expected, format!("segment {first_seq}")));
+        }
+        let path = path_of(self.log.dir(), self.log.id().shard, first_seq);
+        let header = SegmentHeader::decode(header, &path)?;
+        let rules = [
+            ("log", header.log == *self.log.id(), self.log.id().to_string(), header.log.to_string()),
+            ("lineage", header.lineage == self.lineage, hex(&self.lineage), hex(&header.lineage)),
+            (
+                "first sequence",
+                header.first_seq == self.tail.next_seq && header.first_seq == first_seq,
+                self.tail.next_seq.to_string(),
+                header.first_seq.to_string(),
+            ),
+            (
+                "chain value",
+                header.prev_crc == self.tail.chain,
+                format!("{:#010x}", self.tail.chain),
+                format!("{:#010x}", header.prev_crc),
+            ),
+            (
+                "digest of the segment before",
+                header.prev_digest == self.tail.prev_digest,
+                hex(&self.tail.prev_digest),
+                hex(&header.prev_digest),
+            ),
+            (
+                "epoch",
+                header.epoch >= self.tail.epoch,
+                format!("{} or later", self.tail.epoch),
+                header.epoch.to_string(),
+            ),
+        ];
+        if let Some((what, _, expected, found)) = rules.into_iter().find(|(_, holds, ..)| !holds) {
+            return Err(self.refused(what, expected, found));
+        }
+        let (path, file) = self.pool.take(self.log.dir(), header.capacity)?;
+        let prepared = Prepared { path, file, capacity: header.capacity };
+        self.open_segment(header, prepared)
+    }
+
+    /// Whether a shipped batch is the next one of this log.
+    fn check_continues(&self, header: &BatchHeader) -> Result<()> {
+        let active = self.active.as_ref().expect("a segment is open");
+        let segment = active.segment.header();
+        let room = active.image.len() - active.image.reserved_len();
+        let (log, place) = (self.log.id(), (header.region, header.shard));
+        let rules = [
+            ("sequence", header.first_seq == self.tail.next_seq, self.tail.next_seq, header.first_seq),
+            ("nonce", header.nonce == segment.nonce, segment.nonce.into(), header.nonce.into()),
+            (
+                "chain value",
+                header.prev_crc == self.tail.chain,
+                self.tail.chain.into(),
+                header.prev_crc.into(),
+            ),
+            (
+                "epoch",
+                header.epoch == segment.epoch,
+                segment.epoch.0.into(),
+                header.epoch.0.into(),
+            ),
+            ("shard", place == (log.region, log.shard), log.shard.0.into(), header.shard.0.into()),
+            (
+                "timestamp",
+                header.timestamp > self.tail.timestamp,
+                self.tail.timestamp.0 + 1,
+                header.timestamp.0,
+            ),
+            ("length", header.batch_len() <= room, room as u64, header.batch_len() as u64),
+        ];
+        match rules.into_iter().find(|(_, holds, ..)| !holds) {
+            None => Ok(()),
+            Some((what, _, expected, found)) => {
+                Err(self.refused(what, expected.to_string(), found.to_string()))
+            }
+        }
+    }
+
+    fn append_batch(&mut self, batch: &Batch<'_>, bytes: &[u8]) -> Result<()> {
+        let active = self.active.as_mut().expect("a segment is open");
+        let mut slot = active.image.reserve(bytes.len()).expect("room was checked");
+        slot.bytes_mut().copy_from_slice(bytes);
+        let (at, end) = (slot.at() as u64, slot.end());
+        drop(slot);
+        active.summary.note(&batch.header, at);
+        active.segment.publish(end, batch.header.last_seq());
+        active.hash_step();
+        self.tail.next_seq = batch.header.last_seq() + 1;
+        self.tail.chain = batch.header_crc;
+        self.tail.epoch = batch.header.epoch;
+        self.tail.timestamp = batch.header.timestamp;
+        Ok(())
+    }
+
+    /// Seals the growing segment with the footer that the leader wrote.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where it is not the footer of exactly these bytes; the disk's otherwise.
+    pub fn seal_verbatim(&mut self, segment_first_seq: u64, bytes: &[u8]) -> Result<()> {
+        self.log.check()?;
+        if self.is_new(segment_first_seq) {
+            let already = self.log.segment(segment_first_seq).is_some_and(|s| s.sealed().is_some());
+            return match already {
+                true => Ok(()),
+                false => {
+                    let found = format!("the footer of segment {segment_first_seq}");
+                    Err(self.refused("segment", "the growing one", found))
+                }
+            };
+        }
+        let active = self.active.as_mut().expect("it is not new");
+        let ours = active.footer(&self.tail);
+        let nonce = active.segment.header().nonce;
+        let theirs = Footer::decode(bytes, nonce, ours.data_len, active.segment.path())?;
+        if theirs != ours {
+            let (expected, found) = (describe(&ours), describe(&theirs));
+            return Err(self.refused("footer", expected, found));
+        }
+        let active = self.active.take().expect("it is not new");
+        self.finish(active, Sealed { footer: theirs, bytes: bytes.to_vec() })
+    }
+
+    /// Where the next shipped bytes must start: (segment, offset), or `None` where a new segment
+    /// must come first.
+    pub fn growing(&self) -> Option<(u64, u64)> {
+        self.active
+            .as_ref()
+            .map(|active| (active.segment.first_seq(), active.image.reserved_len() as u64))
+    }
+
+    fn refused(
+        &self,
+        what: &'static str,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Error {
+        Error::Refused {
+            log: Box::new(self.log.id().clone()),
+            at: self.position(),
+            what,
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+}
+
+struct Prepared {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    capacity: u64,
+}
+
+impl Active {
+    /// Hashes what is published and not yet hashed, once it is worth a call.
+    fn hash_step(&mut self) {
+        if self.image.published_len() - self.hashed_len >= DIGEST_STEP {
+            self.hash_rest();
+        }
+    }
+
+    fn hash_rest(&mut self) {
+        let end = self.image.published_len();
+        let bytes = self.image.read(self.hashed_len, end - self.hashed_len).expect("published");
+        self.hasher.update(bytes);
+        self.hashed_len = end;
+    }
+
+    /// The footer of the segment as it stands; everything reserved is published.
+    fn footer(&mut self, tail: &Tail) -> Footer {
+        self.hash_rest();
+        Footer {
+            first_seq: self.segment.first_seq(),
+            last_seq: tail.next_seq - 1,
+            batch_count: self.summary.batch_count,
+            data_len: self.hashed_len as u64,
+            first_timestamp: self.summary.first_timestamp,
+            last_timestamp: tail.timestamp,
+            last_epoch: tail.epoch,
+            chain: tail.chain,
+            digest: *self.hasher.finalize().as_bytes(),
+            index: self.summary.index.clone(),
+        }
+    }
+}
+
+fn describe(footer: &Footer) -> String {
+    format!("records to {} with digest {}", footer.last_seq, hex(&footer.digest))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn nonzero(nonce: u32) -> u32 {
+    nonce.max(1)
+}
+
+/// Writes zeros over the first `len` bytes of a file, so that later writes allocate nothing.
+pub(crate) fn fill_zeros(file: &dyn File, len: u64) -> std::io::Result<()> {
+    const STEP: usize = 256 << 10;
+    let zeros = vec![0; STEP.min(usize::try_from(len).unwrap_or(STEP))];
+    let mut at = 0;
+    while at < len {
+        let step = zeros.len().min(usize::try_from(len - at).unwrap_or(STEP));
+        write_all_at(file, &zeros[..step], at)?;
+        at += step as u64;
+    }
+    Ok(())
+}
