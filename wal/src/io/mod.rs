@@ -25,6 +25,7 @@ pub mod map;
 mod real;
 pub mod sim;
 
+use std::any::Any;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -80,7 +81,9 @@ pub enum LockMode {
 pub trait Lock: Send + Sync {}
 
 /// A file system. Errors are the plain `io::Error`; the caller adds path and operation.
-pub trait Disk: Send + Sync + 'static {
+///
+/// `Any`, so that a decorator can tell a simulated disk below it that a sync failed.
+pub trait Disk: Any + Send + Sync {
     /// Creates a file that must not exist, for reading and writing.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
@@ -130,7 +133,7 @@ pub enum Access {
 }
 
 /// An open file. All calls take offsets; there is no cursor. Calls may come from any thread.
-pub trait File: Send + Sync {
+pub trait File: Any + Send + Sync {
     /// Reads into `buf` at `at`; returns how many bytes came, 0 only at the end of the file.
     /// Use [`read_exact_at`] unless a short read has a meaning.
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
@@ -266,9 +269,18 @@ impl Env {
     /// The machine: real files, real time, the operating system's randomness.
     pub fn real() -> Env {
         Env {
-            disk: Arc::new(real::RealDisk),
+            disk: Arc::new(real::RealDisk::mapped()),
             clock: Arc::new(real::RealClock::start()),
             random: Arc::new(real::RealRandom),
+        }
+    }
+
+    /// The machine without maps and images: a media error is an error of one call and not the end
+    /// of the process (`io = pread`).
+    pub fn real_pread() -> Env {
+        Env {
+            disk: Arc::new(real::RealDisk::pread()),
+            ..Env::real()
         }
     }
 }
