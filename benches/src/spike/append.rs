@@ -167,7 +167,7 @@ const fn case(name: &'static str, state: State, face: Face, sync_beside: bool) -
 }
 
 #[rustfmt::skip]
-const CASES: [Case; 12] = [
+const CASES: [Case; 16] = [
     case("64 KiB buffer + pwrite, zeroed (weaker promise)", State::Zeroed, Face::Buffer, false),
     case("64 KiB buffer + pwrite, growing (weaker promise)", State::Growing, Face::Buffer, false),
     case("pwrite each, zeroed", State::Zeroed, Face::Pwrite, false),
@@ -177,6 +177,10 @@ const CASES: [Case; 12] = [
     case("map, zeroed, not touched", State::Zeroed, Face::Map(Touch::None), false),
     case("map, fallocated, not touched", State::Fallocated, Face::Map(Touch::None), false),
     case("map, sparse, not touched", State::Sparse, Face::Map(Touch::None), false),
+    case("pwrite each, zeroed by page", State::ZeroedByPage, Face::Pwrite, false),
+    case("map, zeroed by page, touched", State::ZeroedByPage, Face::Map(Touch::Write), false),
+    case("map, zeroed by page, touched, written back since", State::ZeroedByPage, Face::Map(Touch::Clean), false),
+    case("map, zeroed by page, not touched", State::ZeroedByPage, Face::Map(Touch::None), false),
     case("64 KiB buffer + pwrite, zeroed, beside fdatasync", State::Zeroed, Face::Buffer, true),
     case("pwrite each, zeroed, beside fdatasync", State::Zeroed, Face::Pwrite, true),
     case("map, zeroed, touched, beside fdatasync", State::Zeroed, Face::Map(Touch::Write), true),

@@ -28,7 +28,13 @@ pub fn measure(dir: &Path, count: usize, rounds: usize) -> io::Result<()> {
     let title = format!("put of 16 B + 100 B, {count} random keys, zeroed segment, 1 thread");
     let mut contest = Contest::new(title, &["ns per put"]);
     for index in [Index::Art, Index::Skiplist, Index::SkiplistBoxed] {
-        for face in [Face::Buffer, Face::Pwrite, Face::MapTouched, Face::MapClean] {
+        for face in [
+            Face::Buffer,
+            Face::Pwrite,
+            Face::MapTouched,
+            Face::MapFresh,
+            Face::MapClean,
+        ] {
             let path = dir.clone();
             contest.enter(format!("{index:?} + {face:?}"), move || {
                 let cost = put_all(index, face, &path, keys);
@@ -53,6 +59,9 @@ enum Face {
     Buffer,
     Pwrite,
     MapTouched,
+    /// Mapped just before the first append, nothing touched.
+    MapFresh,
+    /// Touched, then written back.
     MapClean,
 }
 
@@ -119,6 +128,7 @@ impl Log {
                 written: 0,
             },
             Face::Pwrite => Log::Pwrite(file),
+            Face::MapFresh => Log::Map(map::shared(&file, len)?),
             Face::MapTouched | Face::MapClean => {
                 let mapping = map::shared(&file, len)?;
                 mapping.advise(Advice::PopulateWrite)?;

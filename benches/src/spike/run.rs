@@ -58,12 +58,14 @@ impl Run {
         let first = block * BLOCK_RECORDS;
         let mut low = first;
         let mut size = BLOCK_RECORDS.min(self.bytes.len() / RECORD_LEN - first);
+        // Heads alone steer the search, without a branch to mispredict.
         while size > 1 {
             let half = size / 2;
-            if self.key(low + half) <= key {
-                low += half;
-            }
+            low += half * usize::from(head(self.key(low + half)) <= wanted);
             size -= half;
+        }
+        while low > first && self.key(low) > key {
+            low -= 1;
         }
         self.record_at(low * RECORD_LEN, key)
     }

@@ -18,6 +18,9 @@ pub enum State {
     Fallocated,
     /// Full length, zeros written and synced; in the page cache.
     Zeroed,
+    /// As [`State::Zeroed`], but written 4 KiB at a time: the page cache then holds single pages
+    /// and not large folios.
+    ZeroedByPage,
     /// As [`State::Zeroed`], but out of the page cache, as direct writes leave a file.
     ZeroedCold,
 }
@@ -36,7 +39,8 @@ impl State {
             State::Fallocated => {
                 rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
             }
-            State::Zeroed | State::ZeroedCold => write_zeros(&file, len)?,
+            State::Zeroed | State::ZeroedCold => write_zeros(&file, len, 1 << 20)?,
+            State::ZeroedByPage => write_zeros(&file, len, 4096)?,
         }
         file.sync_all()?;
         if self == State::ZeroedCold {
@@ -46,8 +50,8 @@ impl State {
     }
 }
 
-fn write_zeros(file: &File, len: usize) -> io::Result<()> {
-    let zeros = vec![0; 1 << 20];
+fn write_zeros(file: &File, len: usize, step: usize) -> io::Result<()> {
+    let zeros = vec![0; step];
     let mut at = 0;
     while at < len {
         let count = zeros.len().min(len - at);

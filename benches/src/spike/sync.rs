@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 
@@ -15,7 +16,7 @@ use crate::segment::State;
 pub fn measure(dir: &Path, count: usize, rounds: usize) -> io::Result<()> {
     for len in [512, 4096, 65536] {
         let title = format!("synced append of {len} B, {count} in a row, 1 thread");
-        let mut contest = Contest::new(title, &["µs p50", "µs p99"]);
+        let mut contest = Contest::new(title, &["µs mean", "µs p50", "µs p99"]);
         for state in [State::Growing, State::Fallocated, State::Zeroed] {
             for method in [Method::Fdatasync, Method::Direct, Method::DirectFull] {
                 // A file that direct writes recycle was never in the page cache.
@@ -31,7 +32,52 @@ pub fn measure(dir: &Path, count: usize, rounds: usize) -> io::Result<()> {
         }
         contest.run(rounds)?;
     }
-    Ok(())
+    measure_beside_writer(dir, count, rounds)
+}
+
+/// The same file states while another thread writes an unrelated file, as a compaction does.
+fn measure_beside_writer(dir: &Path, count: usize, rounds: usize) -> io::Result<()> {
+    let len = 4096;
+    let title = format!("synced append of {len} B beside a buffered writer of another file");
+    let mut contest = Contest::new(title, &["µs mean", "µs p50", "µs p99"]);
+    let growing = (Method::Fdatasync, State::Growing);
+    let zeroed = [
+        (Method::Fdatasync, State::Zeroed),
+        (Method::Direct, State::ZeroedCold),
+    ];
+    for (method, state) in std::iter::once(growing).chain(zeroed) {
+        let (path, other) = (dir.join("sync"), dir.join("other"));
+        contest.enter(format!("{}, {state:?}", method.name()), move || {
+            let costs = beside_writer(&other, || method.append(state, &path, count, len));
+            std::fs::remove_file(&path)?;
+            costs
+        });
+    }
+    contest.run(rounds)
+}
+
+fn beside_writer<T>(path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let other = State::Growing.create(path, 0)?;
+    let done = AtomicBool::new(false);
+    let result = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| -> io::Result<()> {
+            let slice = vec![0x5a; 64 << 10];
+            let mut at = 0;
+            while !done.load(Ordering::Relaxed) {
+                other.write_all_at(&slice, at)?;
+                at += slice.len() as u64;
+                // 64 KiB each 500 µs: about 125 MB/s.
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            Ok(())
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        writer.join().expect("the writer does not panic")?;
+        result
+    });
+    std::fs::remove_file(path)?;
+    result
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -71,7 +117,8 @@ impl Method {
             micros.push(start.elapsed().as_nanos() as f64 / 1e3);
         }
         micros.sort_by(f64::total_cmp);
-        Ok(vec![micros[count / 2], micros[count * 99 / 100]])
+        let mean = micros.iter().sum::<f64>() / count as f64;
+        Ok(vec![mean, micros[count / 2], micros[count * 99 / 100]])
     }
 }
 
