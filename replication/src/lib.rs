@@ -7,7 +7,7 @@
 //! |----------|------|
 //! | the protocol on one page | `PROTOCOL.md` beside the crate |
 //! | what a store must offer | [`store`], [`bundle`] |
-//! | the bytes on the wire | `message` |
+//! | the bytes on the wire | [`message`] |
 //! | where two logs part, who may lead | [`epoch`], `quorum` |
 //! | what went wrong and who must act | [`error`] |
 //!
@@ -16,12 +16,22 @@
 
 #![forbid(unsafe_code)]
 
+mod assemble;
 pub mod bundle;
+pub mod credit;
 pub mod epoch;
 pub mod error;
+pub mod follower;
 pub mod ids;
+pub mod leader;
+pub mod locate;
+pub mod message;
 mod notify;
+mod progress;
+pub mod quorum;
+pub mod state;
 pub mod store;
+pub mod transport;
 
 pub use error::{Error, Reason, Result};
 pub use ids::{

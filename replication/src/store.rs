@@ -13,11 +13,11 @@ use strandline_wal::{Epoch, Hlc, ShardId};
 use crate::bundle::{BundleSink, BundleSource};
 use crate::epoch::EpochTable;
 use crate::error::{Error, Result};
-use crate::ids::{Identity, Leadership, NodeId, Promise, ShardEnd};
+use crate::ids::{Identity, Leadership, Lineage, NodeId, Promise, ShardEnd};
 
 /// A dataset's logs, to be read from.
 pub trait LogSource: Send + Sync {
-    /// Who this node is, in this dataset. Does not change while the store is open.
+    /// Who this node is, in this dataset. Changes only by [`FollowerStore::adopt`].
     fn identity(&self) -> Identity;
 
     /// The shards, ascending. Does not change while the store is open.
@@ -47,6 +47,12 @@ pub trait LogSource: Send + Sync {
     /// The disk's: then nothing was promised.
     fn promise(&self, promise: Promise) -> Result<()>;
 
+    /// Makes everything written to a shard durable and returns the last sequence that it covers.
+    ///
+    /// # Errors
+    /// The log's.
+    fn sync(&self, shard: ShardId) -> Result<u64>;
+
     /// Something that an operator may want to know, or that the store must act on.
     fn report(&self, report: Report);
 }
@@ -75,6 +81,13 @@ pub trait LeaderStore: LogSource {
 
 /// A dataset that another node leads.
 pub trait FollowerStore: LogSource {
+    /// This dataset is new and empty, its lineage all zeros: from now on it is a copy of that
+    /// history. Durable on return.
+    ///
+    /// # Errors
+    /// The disk's.
+    fn adopt(&self, lineage: Lineage) -> Result<()>;
+
     /// What may not be cut.
     fn floor(&self, shard: ShardId) -> Floor;
 
@@ -92,12 +105,6 @@ pub trait FollowerStore: LogSource {
     /// # Errors
     /// The log's.
     fn seal(&self, shard: ShardId, segment: u64, footer: &[u8]) -> Result<()>;
-
-    /// Makes everything appended to a shard durable and returns the last sequence it covers.
-    ///
-    /// # Errors
-    /// The log's.
-    fn sync(&self, shard: ShardId) -> Result<u64>;
 
     /// The group's marks rose: everything up to them may be applied and shown. Called after appends
     /// too, so that applying goes on. `seq` may lie beyond this log's end.
