@@ -819,8 +819,9 @@ impl Follower {
                 epoch,
             }),
         );
+        let next = self.peer + 1;
         self.fail(now, why);
-        self.peer += 1;
+        self.peer = next;
     }
 
     /// Ends the connection; it is made again.

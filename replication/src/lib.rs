@@ -18,11 +18,14 @@
 
 mod assemble;
 pub mod bundle;
+pub mod candidate;
 pub mod credit;
+pub mod driver;
 pub mod epoch;
 pub mod error;
 pub mod follower;
 pub mod ids;
+pub mod lag;
 pub mod leader;
 pub mod locate;
 pub mod message;
@@ -32,7 +35,9 @@ pub mod quorum;
 pub mod state;
 pub mod store;
 pub mod transport;
+pub mod voter;
 
+pub use driver::{Command, Driver, DriverHandle, Now};
 pub use error::{Error, Reason, Result};
 pub use ids::{
     BundleId, Identity, Incarnation, LeaderId, Leadership, Lineage, NodeId, Promise, ShardEnd,

@@ -180,7 +180,7 @@ impl Follower {
             }
         }
         if pruned {
-            self.ask_for_bundle();
+            self.ask_for_bundle(now);
         } else if lower.is_empty() {
             self.agreed(now);
         } else {
@@ -204,7 +204,7 @@ impl Follower {
                     asked.end = end;
                     asks.push(end);
                 }
-                Err(Error::Pruned { .. }) => return self.ask_for_bundle(),
+                Err(Error::Pruned { .. }) => return self.ask_for_bundle(now),
                 Err(why) => return self.stop(now, why),
             }
         }
@@ -238,7 +238,7 @@ impl Follower {
                 );
             }
             if to < floor.flushed {
-                return self.ask_for_bundle();
+                return self.ask_for_bundle(now);
             }
             cuts.push(Action::Cut(*own, asked.end));
         }
@@ -304,7 +304,21 @@ impl Follower {
     }
 
     /// Our log does not reach to where both agree: the leader sends its files.
-    fn ask_for_bundle(&mut self) {
+    fn ask_for_bundle(&mut self, now: u64) {
+        if self.options.purpose == Purpose::Fetch {
+            // A candidate without the log cannot lead: another one must.
+            let here = self.here.as_ref().expect("it was looked up for the hello");
+            let end = here.shards.first().map(|(end, _)| *end).unwrap_or_default();
+            let (shard, needed) = (end.shard, end.position.seq + 1);
+            return self.stop(
+                now,
+                Error::Pruned {
+                    shard,
+                    needed,
+                    first_available: 0,
+                },
+            );
+        }
         self.state = State::Asking;
         self.actions.push_back(Action::OpenSink);
     }
