@@ -77,7 +77,10 @@ impl HeapMemory {
     pub fn zeroed(len: usize) -> HeapMemory {
         let memory = vec![0u8; len].into_boxed_slice();
         let start = Box::into_raw(memory).cast::<u8>();
-        HeapMemory { start: NonNull::new(start).expect("a box is never null"), len }
+        HeapMemory {
+            start: NonNull::new(start).expect("a box is never null"),
+            len,
+        }
     }
 }
 
@@ -130,7 +133,13 @@ impl Image {
     }
 
     fn of(start: NonNull<u8>, len: usize, owner: ImageOwner) -> Image {
-        Image { start, len, reserved: AtomicUsize::new(0), published: AtomicUsize::new(0), owner }
+        Image {
+            start,
+            len,
+            reserved: AtomicUsize::new(0),
+            published: AtomicUsize::new(0),
+            owner,
+        }
     }
 
     /// Whether a store here is already a write to the file.
@@ -156,7 +165,11 @@ impl Image {
                 at.checked_add(len).filter(|end| *end <= self.len)
             })
             .ok()?;
-        Some(Slot { image: Arc::clone(self), at, len })
+        Some(Slot {
+            image: Arc::clone(self),
+            at,
+            len,
+        })
     }
 
     /// Bytes handed out so far.
@@ -175,7 +188,10 @@ impl Image {
     /// # Panics
     /// Where `end` goes back or beyond what was handed out.
     pub(crate) fn publish(&self, end: usize) {
-        assert!(end <= self.reserved.load(Ordering::Acquire), "published beyond the reserved bytes");
+        assert!(
+            end <= self.reserved.load(Ordering::Acquire),
+            "published beyond the reserved bytes"
+        );
         let before = self.published.swap(end, Ordering::AcqRel);
         assert!(before <= end, "the published mark went back");
     }
@@ -214,9 +230,7 @@ impl Slot {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: `reserve` gave this range to this slot alone, `publish` has not passed it while the
         // slot lives (the writer publishes only after the slot is done), and `&mut self` is unique.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.image.start.as_ptr().add(self.at), self.len)
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.image.start.as_ptr().add(self.at), self.len) }
     }
 }
 
