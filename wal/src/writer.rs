@@ -152,9 +152,9 @@ impl Reservation {
         self.last_seq
     }
 
-    /// First sequence of the segment it lies in.
-    pub fn segment_first_seq(&self) -> u64 {
-        self.segment.first_seq()
+    /// The segment it lies in.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
     }
 
     /// Offset of the payload in the segment.
