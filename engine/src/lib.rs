@@ -1,1 +1,3 @@
 //! Strandline: an embedded, log-structured key-value engine with built-in replication.
+
+pub mod table;
