@@ -144,12 +144,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_place_is_located_in_its_chunk(lens in proptest::collection::vec(7u32..9_000, 1..60)) {
+        fn every_place_is_located_in_its_chunk(lens in proptest::collection::vec(7u32..9_000, 1..40)) {
             let mut starts = vec![8];
             starts.extend(lens.iter().scan(8, |at, len| { *at += len; Some(*at) }));
             let chunks = decoded(&starts).unwrap();
             let end = starts[starts.len() - 1];
-            for place in (0..end + 9).step_by(3).chain(starts.iter().copied()) {
+            for place in (0..end + 9).step_by(101).chain(starts.iter().copied()) {
                 let expected = (0..chunks.count())
                     .find(|n| chunks.range(*n).unwrap().contains(&(u64::from(place) * 8)))
                     .map(|n| (n, (place - starts[n as usize]) as usize * 8));

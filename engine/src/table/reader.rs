@@ -127,46 +127,48 @@ impl Table {
             Ok(Some(newest)) => ControlFlow::Break(Ok(newest)),
             Err(error) => ControlFlow::Break(Err(error)),
         });
-        let (place, mut record) = match flow {
+        let (chunk, hold, mut record) = match flow {
             ControlFlow::Continue(()) => return Ok(None),
             ControlFlow::Break(newest) => newest?,
         };
         for _ in 0..STEP_COUNT_MAX {
             if record.version <= at {
-                return self.hit(place.chunk, place.hold, record).map(Some);
+                return self.hit(chunk, hold, record).map(Some);
             }
-            if record.end() >= place.shape.records_end {
+            let bytes = self.source.bytes(&hold);
+            let next = Shape::decode(bytes).and_then(|shape| {
+                let is_in_chunk = record.end() < shape.records_end;
+                is_in_chunk
+                    .then(|| shape.record_at(bytes, record.end()))
+                    .transpose()
+            });
+            record = match next.map_err(|damage| self.error_in(chunk, damage))? {
+                Some(next) if next.name(bytes) == name => next,
+                Some(_) => return Ok(None),
                 // The chunk ends here; the name may go on in the next.
-                break;
-            }
-            let bytes = self.source.bytes(&place.hold);
-            record = place
-                .shape
-                .record_at(bytes, record.end())
-                .map_err(|damage| self.error_in(place.chunk, damage))?;
-            if record.name(bytes) != name {
-                return Ok(None);
-            }
+                None => break,
+            };
         }
         self.lookup_ordered(name, at)
     }
 
     /// The record that begins at `start`, over 8, where it is one of `name`.
-    fn newest_at(&self, name: &[u8], start: u32) -> Result<Option<(Place, Record)>> {
+    ///
+    /// It is read without the chunk's header: where the index leads, a record of a checked chunk
+    /// begins, and another line of memory would be fetched for nothing.
+    fn newest_at(&self, name: &[u8], start: u32) -> Result<Option<(u32, Hold, Record)>> {
         let Some((chunk, offset)) = self.chunks.locate(start) else {
             let at = u64::from(start) * ALIGN_LEN as u64;
             let expected = format!("below {}", self.chunks.data_end());
             let damage = Damage::new(at, "place in the point index", expected, at);
             return Err(damage.into_error(&self.path));
         };
-        let place = self.place(chunk, 0, Keep::Cached)?;
-        let bytes = self.source.bytes(&place.hold);
-        let record = place
-            .shape
-            .record_at(bytes, offset)
-            .map_err(|damage| self.error_in(chunk, damage))?;
+        let hold = self.chunk(chunk, Keep::Cached)?;
+        let bytes = self.source.bytes(&hold);
+        let record =
+            Record::decode(bytes, offset).map_err(|damage| self.error_in(chunk, damage))?;
         let is_it = record.name(bytes) == name;
-        Ok(is_it.then_some((place, record)))
+        Ok(is_it.then_some((chunk, hold, record)))
     }
 
     fn lookup_ordered(&self, name: &[u8], at: Hlc) -> Result<Option<Hit<'_>>> {

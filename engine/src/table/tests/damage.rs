@@ -390,7 +390,7 @@ fn crafted_chunks_under_good_checksums_never_panic() {
     let (rows, good) = table_bytes(IDENTITY);
     for range in chunk_ranges(&good) {
         for at in range.start + 4..range.end.min(range.start + 160) {
-            for byte in [0x00, 0x01, 0x04, 0x7f, 0xff] {
+            for byte in [0x00, 0x04, 0xff] {
                 let mut bad = good.clone();
                 bad[at] = byte;
                 let crc = chunk::crc_of(&IDENTITY, &bad[range.start + 4..range.end]);

@@ -164,7 +164,7 @@ fn check_meta(meta: &TableMeta, rows: &[Row]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(120))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
 
     #[test]
     fn a_table_holds_what_was_added(

@@ -114,13 +114,13 @@ struct Crash<'a> {
 impl<'a> Crash<'a> {
     fn new(state: &'a State, seed: u64, damage: Damage) -> Crash<'a> {
         let mut rng = Rng::part(seed, PART_VICTIM);
-        let mut unsynced = Vec::new();
         let mut stamps: Vec<u64> = state.pending.iter().map(|op| op.stamp).collect();
-        for (id, node) in &state.nodes {
-            if let Node::File(file) = node.as_ref()
+        let mut unsynced = Vec::new();
+        for id in may_be_named(state) {
+            if let Node::File(file) = state.node(id)
                 && !file.is_clean()
             {
-                unsynced.push(*id);
+                unsynced.push(id);
                 stamps.extend(file.changes().map(|change| change.stamp));
             }
         }
@@ -274,6 +274,23 @@ impl<'a> Crash<'a> {
             }
         }
     }
+}
+
+/// The nodes that may have a name after a crash: those that handles alone keep have not.
+fn may_be_named(state: &State) -> BTreeSet<NodeId> {
+    let assigned = |op: &NameOp| {
+        op.sets
+            .iter()
+            .filter_map(|(_, node)| *node)
+            .collect::<Vec<_>>()
+    };
+    let mut named: BTreeSet<NodeId> = state.pending.iter().flat_map(assigned).collect();
+    for node in state.nodes.values() {
+        if let Node::Dir(dir) = node.as_ref() {
+            named.extend(dir.durable.values());
+        }
+    }
+    named
 }
 
 fn lose(file: &FileState) -> Content {

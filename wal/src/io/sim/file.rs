@@ -79,11 +79,11 @@ impl Change {
         }
     }
 
-    /// The same change without the sectors in `without`.
-    fn split(&self, without: &BTreeSet<u64>) -> Vec<Change> {
+    /// The parts of it in the sectors that `of` chooses.
+    fn parts(&self, of: impl Fn(u64) -> bool) -> Vec<Change> {
         let (from, to) = self.edit.range();
         let mut kept = Vec::new();
-        for sector in self.sectors().filter(|s| !without.contains(s)) {
+        for sector in self.sectors().filter(|sector| of(*sector)) {
             let (at, end) = (from.max(sector * SECTOR), to.min((sector + 1) * SECTOR));
             let edit = match &self.edit {
                 Edit::Bytes { bytes, .. } => {
@@ -250,11 +250,8 @@ impl FileState {
                 self.durable.store(&bytes, sector * SECTOR);
             }
             self.durable.set_len(self.current.len());
-            let mut lost: Vec<Change> = self
-                .lost
-                .iter()
-                .flat_map(|change| change.split(&rewritten))
-                .collect();
+            let is_old = |sector| !rewritten.contains(&sector);
+            let mut lost: Vec<Change> = self.lost.iter().flat_map(|c| c.parts(is_old)).collect();
             lost.iter_mut()
                 .for_each(|change| change.len_after = self.current.len());
             self.lost = Arc::new(lost);
@@ -268,30 +265,32 @@ impl FileState {
         Arc::make_mut(&mut self.lost).extend(dirty.iter().cloned());
     }
 
-    /// Settles which lost sectors are on the disk after all, as reading them again does.
+    /// Settles which lost sectors are on the disk after all, as reading them again does. A sector
+    /// that was changed since stays as it is in memory, and waits for a sync with all its changes.
     pub(super) fn settle_lost(&mut self, rng: &mut Rng) {
         if self.lost.is_empty() {
             return;
         }
         let dirty = std::mem::take(&mut self.dirty);
-        let change_count = self.lost.len();
-        let len_index = rng.below(change_count as u64 + 1) as usize;
-        self.durable = self.survivor(len_index, &mut |_, _| rng.chance(128));
-        self.current = self.durable.clone();
+        let rewritten: BTreeSet<u64> = dirty.iter().flat_map(Change::sectors).collect();
+        let is_new = |sector| rewritten.contains(&sector);
+        let len_index = rng.below(self.lost.len() as u64 + 1) as usize;
+        self.durable = self.survivor(len_index, &mut |_, sector| {
+            !is_new(sector) && rng.chance(128)
+        });
+        let mut current = self.durable.clone();
+        let mut bytes = [0; SECTOR_LEN];
+        for sector in &rewritten {
+            self.current.peek(&mut bytes, sector * SECTOR);
+            current.store(&bytes, sector * SECTOR);
+        }
+        if !dirty.is_empty() {
+            current.set_len(self.current.len());
+        }
+        self.current = current;
+        let again = self.lost.iter().flat_map(|change| change.parts(is_new));
+        self.dirty = Arc::new(again.chain(dirty.iter().cloned()).collect());
         self.lost = Arc::default();
-        for change in dirty.iter() {
-            self.replay(change);
-        }
-    }
-
-    fn replay(&mut self, change: &Change) {
-        match &change.edit {
-            Edit::Bytes { at, bytes } => self.write(change.stamp, bytes, *at),
-            Edit::Zeros { at, len } => {
-                self.write(change.stamp, &vec![0; *len as usize], *at);
-            }
-            Edit::Cut { .. } | Edit::Len => self.set_len(change.stamp, change.len_after),
-        }
     }
 
     /// Everything that reached the file at any time is durable now.

@@ -53,10 +53,10 @@ impl NameOp {
 }
 
 /// Which operations happen where each one that is wanted needs those before it on the same names.
-pub(super) fn surviving<'a>(
-    ops: &'a [NameOp],
+pub(super) fn surviving(
+    ops: &[NameOp],
     mut wanted: impl FnMut(usize, &NameOp) -> bool,
-) -> Vec<&'a NameOp> {
+) -> Vec<&NameOp> {
     let mut undone = BTreeSet::new();
     let mut happened = Vec::new();
     for (index, op) in ops.iter().enumerate() {

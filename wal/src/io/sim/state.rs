@@ -312,26 +312,36 @@ impl State {
         self.settle_names();
     }
 
-    /// Drops the nodes that no name, durable or not, no pending operation and no handle refers to.
+    /// Drops the nodes that no name, durable or not, no pending operation and no handle refers to,
+    /// and the operations on directories that are gone.
     pub(super) fn collect(&mut self) {
         if !std::mem::take(&mut self.garbage) {
             return;
         }
+        let mut ops_on: BTreeMap<NodeId, Vec<&NameOp>> = BTreeMap::new();
+        for op in &self.pending {
+            op.sets
+                .iter()
+                .for_each(|((dir, _), _)| ops_on.entry(*dir).or_default().push(op));
+        }
         let mut found = BTreeSet::new();
         let mut next = vec![NodeId::ROOT];
         next.extend(self.opened.keys().chain(self.watches.keys()));
-        for op in &self.pending {
-            next.extend(op.sets.iter().filter_map(|(_, node)| *node));
-            next.extend(op.sets.iter().map(|((dir, _), _)| *dir));
-        }
         while let Some(id) = next.pop() {
-            if found.insert(id)
-                && let Node::Dir(dir) = self.node(id)
-            {
+            if !found.insert(id) {
+                continue;
+            }
+            if let Node::Dir(dir) = self.node(id) {
                 next.extend(dir.durable.values().chain(dir.current.values()));
+            }
+            for op in ops_on.get(&id).into_iter().flatten() {
+                next.extend(op.sets.iter().map(|((dir, _), _)| *dir));
+                next.extend(op.sets.iter().filter_map(|(_, node)| *node));
             }
         }
         self.nodes.retain(|id, _| found.contains(id));
+        let is_found = |op: &NameOp| op.sets.iter().any(|((dir, _), _)| found.contains(dir));
+        self.pending.retain(is_found);
     }
 
     /// Every node that has a name now, with its path, in the order of paths.
