@@ -3,8 +3,8 @@
 //! An [`Image`] is the memory face of one active segment. Space in it is handed out once, as a
 //! [`Slot`], and read only below the published mark, so that no byte is ever read while it changes:
 //!
-//! - every byte belongs to at most one live [`Slot`], because [`Image::reserve`] only moves forward;
-//! - readers see bytes below `published`, and [`Image::publish`] asserts that they are filled;
+//! - every byte belongs to at most one live [`Slot`], because `Image::reserve` only moves forward;
+//! - readers see bytes below `published`, and `Image::publish` asserts that they are filled;
 //! - `published` is stored with Release and loaded with Acquire.
 #![allow(unsafe_code)]
 

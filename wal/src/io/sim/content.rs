@@ -71,6 +71,17 @@ impl Content {
         }
     }
 
+    /// Takes the pages that `at..end` touches from `other`, sharing them.
+    pub(super) fn adopt(&mut self, other: &Content, at: u64, end: u64) {
+        let pages = Arc::make_mut(&mut self.pages);
+        for index in at / PAGE_LEN..end.div_ceil(PAGE_LEN) {
+            match other.pages.get(&index) {
+                Some(page) => pages.insert(index, Arc::clone(page)),
+                None => pages.remove(&index),
+            };
+        }
+    }
+
     /// Puts zeros in place.
     pub(super) fn zero(&mut self, at: u64, len: u64) {
         const ZEROS: Page = [0; PAGE_LEN as usize];

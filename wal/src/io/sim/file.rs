@@ -241,7 +241,12 @@ impl FileState {
     /// since and so written out again; the length is the file system's own and is durable now.
     pub(super) fn sync(&mut self) {
         if self.lost.is_empty() {
-            self.durable = self.current.clone();
+            // As if it were a copy of the current content, at the cost of what changed.
+            for change in self.dirty.iter() {
+                let (at, end) = change.edit.range();
+                self.durable.adopt(&self.current, at, end);
+            }
+            self.durable.set_len(self.current.len());
         } else {
             let rewritten: BTreeSet<u64> = self.dirty.iter().flat_map(Change::sectors).collect();
             let mut bytes = [0; SECTOR_LEN];
@@ -274,18 +279,23 @@ impl FileState {
         let dirty = std::mem::take(&mut self.dirty);
         let rewritten: BTreeSet<u64> = dirty.iter().flat_map(Change::sectors).collect();
         let is_new = |sector| rewritten.contains(&sector);
-        let len_index = rng.below(self.lost.len() as u64 + 1) as usize;
-        self.durable = self.survivor(len_index, &mut |_, sector| {
-            !is_new(sector) && rng.chance(128)
-        });
+        // The length of a file that was changed since stays as it is in memory, too: cutting at an
+        // old one would zero a part of a sector, which is not lost but invented.
+        let (len_index, len) = if dirty.is_empty() {
+            let len_index = rng.below(self.lost.len() as u64 + 1) as usize;
+            (len_index, self.len_after(len_index))
+        } else {
+            (self.lost.len(), self.current.len())
+        };
+        // None of it where the sector's changes wait: they would be made again on top of later ones.
+        let keep = &mut |_, sector| !is_new(sector) && rng.chance(128);
+        self.durable = self.mixed(len_index, keep);
+        self.durable.set_len(len);
         let mut current = self.durable.clone();
         let mut bytes = [0; SECTOR_LEN];
         for sector in &rewritten {
             self.current.peek(&mut bytes, sector * SECTOR);
             current.store(&bytes, sector * SECTOR);
-        }
-        if !dirty.is_empty() {
-            current.set_len(self.current.len());
         }
         self.current = current;
         let again = self.lost.iter().flat_map(|change| change.parts(is_new));
@@ -313,16 +323,22 @@ impl FileState {
         Ok(())
     }
 
-    /// One content that the crash model allows.
-    ///
-    /// The length is the one after the first `len_index` changes. A sector has the value it had
-    /// after the last change for which `keep(index of the change, sector)`: the system writes out
-    /// sectors as they are in memory, so one that holds a change holds those before it as well.
+    /// One content that the crash model allows: the length after the first `len_index` changes, and
+    /// the bytes of [`Self::mixed`].
     pub(super) fn survivor(
         &self,
         len_index: usize,
         keep: &mut dyn FnMut(usize, u64) -> bool,
     ) -> Content {
+        let mut content = self.mixed(len_index, keep);
+        content.set_len(self.len_after(len_index));
+        content
+    }
+
+    /// The bytes where each sector has the value after the last change for which
+    /// `keep(index of the change, sector)`: the system writes out sectors as they are in memory, so
+    /// one that holds a change holds those before it as well.
+    fn mixed(&self, len_index: usize, keep: &mut dyn FnMut(usize, u64) -> bool) -> Content {
         // How many changes each sector has seen.
         let mut seen: HashMap<u64, usize> = HashMap::new();
         for (index, change) in self.changes().enumerate() {
@@ -348,7 +364,6 @@ impl FileState {
             }
             change.store(&mut content, run.start * SECTOR, run.end * SECTOR);
         }
-        content.set_len(self.len_after(len_index));
         content
     }
 

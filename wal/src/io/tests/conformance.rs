@@ -352,6 +352,9 @@ fn what_is_published_to_an_image_is_written_to_the_file() {
             drop(slot);
             image.publish(end);
         }
+        let mut buf = [0; 13];
+        read_exact_at(file.as_ref(), &mut buf, 0).unwrap();
+        assert_eq!(&buf, b"firstsecond--");
         assert_eq!(&place.read("a").unwrap()[..13], b"firstsecond--");
         file.sync().unwrap();
         drop(image);

@@ -139,6 +139,28 @@ fn files_are_closed_on_exec() {
 }
 
 #[test]
+fn a_lock_holds_against_other_processes() {
+    let place = real("real", Env::real().disk, true);
+    let path = place.path("LOCK");
+    let take = || {
+        let taken = std::process::Command::new("flock")
+            .arg("-n")
+            .arg(&path)
+            .arg("true")
+            .status();
+        taken.ok().map(|status| status.success())
+    };
+    let held = place.disk.lock(&path, LockMode::Exclusive).unwrap();
+    let Some(while_held) = take() else {
+        println!("skipped: no flock here");
+        return;
+    };
+    assert!(!while_held);
+    drop(held);
+    assert_eq!(take(), Some(true));
+}
+
+#[test]
 fn time_passes_and_never_goes_back() {
     let clock = Env::real().clock;
     let (wall, mono) = (clock.wall_ms(), clock.mono_ns());

@@ -238,6 +238,23 @@ fn a_cut_below_an_image_hides_what_it_cuts_off() {
 }
 
 #[test]
+fn a_cut_that_is_lost_leaves_the_bytes_that_it_cut_off() {
+    let disk = sim(1);
+    let file = write(&disk, "/db/a", &[1; 4_096]);
+    disk.settle();
+    file.set_len(700).unwrap();
+    let mut lens = BTreeSet::new();
+    for damage in Damage::ALL {
+        for seed in 0..20 {
+            let bytes = read(&disk.crash(seed, damage), "/db/a").unwrap();
+            assert!(bytes.iter().all(|b| *b == 1), "{damage:?} {seed}");
+            lens.insert(bytes.len());
+        }
+    }
+    assert_eq!(lens, BTreeSet::from([700, 4_096]));
+}
+
+#[test]
 fn a_sync_after_a_failed_one_proves_nothing() {
     let disk = sim(1);
     let file = write(&disk, "/db/a", &[1; 4_096]);
