@@ -31,6 +31,7 @@
 //! point to it, and followers receive those bytes as they are. `ARCHITECTURE.md` beside this crate
 //! tells how the parts hold together; [`options`] lists every setting with its reason.
 
+mod checkpoint;
 pub mod config;
 mod database;
 mod dataset;
@@ -48,7 +49,9 @@ mod snapshot;
 pub mod stats;
 mod store;
 pub mod table;
+pub mod verify;
 
+pub use checkpoint::CheckpointReport;
 pub use config::{NodeConfig, NodeRole};
 pub use database::Database;
 pub use dataset::{Dataset, WriteBatch};

@@ -274,8 +274,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Whether everything it will ever hold is synced.
-    pub(crate) fn is_settled(&self) -> bool {
+    /// Whether it is sealed and everything in it is synced, its name included.
+    pub fn is_settled(&self) -> bool {
         self.sealed().is_some()
             && self.synced.load(Ordering::Acquire) >= self.file_len()
             && self.name_synced.load(Ordering::Acquire)
