@@ -241,6 +241,7 @@ impl Store {
         manifest.generation += 1;
         manifest.keyspaces = self.catalog.list();
         manifest.next_keyspace = self.catalog.next();
+        manifest.epochs = self.epochs.lock().clone();
         let values = self.pointed(&manifest)?;
         if let Err(error) = manifest.store(disk, &files::manifest(&self.dir)) {
             // Old or new: nobody can tell which one the disk has now.

@@ -120,6 +120,9 @@ impl Store {
         while let Step::Batch(batch) = reader.next()? {
             apply_stored(&batch, level, &self.catalog)?;
             self.pending.lock().note(shard, &batch.header);
+            if let Some(entry) = super::recover::epoch_start(&batch) {
+                self.note_epoch(shard, entry);
+            }
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ use strandline_wal::writer::Writer;
 use strandline_wal::{DatasetId, Epoch, Hlc, ShardId};
 
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{EpochEntry, Manifest};
 use crate::options::{Background, Options};
 use crate::table::{BlockCache, OpenOptions};
 use catalog::Catalog;
@@ -112,6 +112,8 @@ pub(crate) struct Store {
     news: News,
     counters: Counters,
     report: RecoveryReport,
+    /// Per shard, who led which part of the log, oldest first.
+    epochs: Mutex<Vec<Vec<EpochEntry>>>,
     /// A follower's batches that are not known to be committed.
     pending: Mutex<follow::Pending>,
 }
@@ -256,6 +258,20 @@ impl Store {
 
     pub fn epoch_file(&self) -> &Mutex<EpochFile> {
         &self.epoch_file
+    }
+
+    /// Who led which part of a shard's log, oldest first.
+    pub fn epochs_of(&self, shard: ShardId) -> Vec<EpochEntry> {
+        self.epochs.lock()[usize::from(shard.0)].clone()
+    }
+
+    /// A leadership begins in a shard's log.
+    fn note_epoch(&self, shard: ShardId, entry: EpochEntry) {
+        let mut epochs = self.epochs.lock();
+        let epochs = &mut epochs[usize::from(shard.0)];
+        if epochs.last().is_none_or(|last| last.epoch < entry.epoch) {
+            epochs.push(entry);
+        }
     }
 
     /// The manifest as it was last stored.

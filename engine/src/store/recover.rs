@@ -32,7 +32,7 @@ use super::watermarks::{Mark, Watermarks};
 use super::{Commit, MarksFile, News, Pressure, Role, Shared, Store};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::manifest::Manifest;
+use crate::manifest::{EpochEntry, Manifest};
 use crate::options::Durability;
 use crate::table::{OpenOptions, PointerSource, Table};
 
@@ -87,6 +87,11 @@ impl Opening<'_> {
             report.batch_count += replay(log, flushed_seq, &level, &catalog, &mut pending)?;
         }
         let marks = self.marks_file(&mut report)?;
+        let epochs: Vec<Vec<EpochEntry>> = logs
+            .iter()
+            .zip(&manifest.epochs)
+            .map(|(log, known)| epochs_of(log, known))
+            .collect::<Result<_>>()?;
         let timestamp = plans.iter().map(Plan::timestamp).max().unwrap_or_default();
         let timestamp = timestamp
             .max(manifest.complete_timestamp)
@@ -134,6 +139,7 @@ impl Opening<'_> {
             counters: Default::default(),
             report,
             pending: Mutex::new(pending),
+            epochs: Mutex::new(epochs),
             shared: self.shared.clone(),
         };
         self.lead(store)
@@ -415,7 +421,16 @@ impl Opening<'_> {
         for shard in 0..commit.writers.len() {
             commit.writers[shard].start_epoch(epoch)?;
             let home = ShardId(shard as u16);
+            let first_seq = commit.writers[shard].tail().next_seq;
             store.write_locked(&mut commit, home, &start.payload(home))?;
+            store.note_epoch(
+                home,
+                EpochEntry {
+                    epoch,
+                    leader: start.leader,
+                    first_seq,
+                },
+            );
         }
         drop(commit);
         store.epoch = epoch;
@@ -501,6 +516,42 @@ fn consistent_end(env: &Env, manifest: &Manifest, plans: &[Plan]) -> Result<Mark
         heads.extend(step(shard, reader)?);
     }
     Ok(end)
+}
+
+/// Who led which part of a log: what the manifest knows, as far as the log reaches, and what its
+/// segments tell beyond.
+fn epochs_of(log: &Arc<Log>, known: &[EpochEntry]) -> Result<Vec<EpochEntry>> {
+    let end = log.last_seq();
+    let mut epochs: Vec<EpochEntry> = known
+        .iter()
+        .copied()
+        .filter(|entry| entry.first_seq <= end)
+        .collect();
+    for segment in log.segments() {
+        let (epoch, first_seq) = (segment.header().epoch, segment.first_seq());
+        let is_new = epochs.last().is_none_or(|last| last.epoch < epoch);
+        if is_new && segment.last_seq() >= first_seq {
+            if let Step::Batch(batch) = Reader::new(Arc::clone(log), first_seq).next()? {
+                epochs.extend(epoch_start(&batch));
+            }
+        }
+    }
+    Ok(epochs)
+}
+
+/// The leadership that a batch starts, if it does.
+pub(super) fn epoch_start(batch: &StoredBatch) -> Option<EpochEntry> {
+    if batch.header.flags & strandline_wal::batch::flags::CONTROL == 0 {
+        return None;
+    }
+    let record = batch.batch().records().next()?.ok()?;
+    let start = strandline_wal::control::EpochStart::of(&record)?;
+    let (epoch, first_seq) = (batch.header.epoch, batch.header.first_seq);
+    Some(EpochEntry {
+        epoch,
+        leader: start.leader,
+        first_seq,
+    })
 }
 
 /// Replays a log behind what is in tables.
