@@ -19,7 +19,7 @@
 //! | 44 | 4 | prev_crc | header_crc of the batch before (v1: 0) |
 //! | 48 | 4 | payload_crc | CRC-32 (IEEE) of the payload |
 //! | 52 | 4 | header_crc | CRC-32 (IEEE) of all other header bytes |
-//! | 56 | 2 | reserved | 0 |
+//! | 56 | 2 | ordinal | low bits of the dataset's commit count, over all its shards (v1: 0) |
 //! | 58 | 2 | shard_id | the log it belongs to (v1: 0) |
 //! | 60 | 2 | region_id | the region that wrote it (v1: 0) |
 //! | 62 | 2 | tail | 0 |
@@ -87,7 +87,7 @@ mod at {
     pub const PREV_CRC: usize = 44;
     pub const PAYLOAD_CRC: usize = 48;
     pub const HEADER_CRC: usize = 52;
-    pub const RESERVED: usize = 56;
+    pub const ORDINAL: usize = 56;
     pub const SHARD_ID: usize = 58;
     pub const REGION_ID: usize = 60;
     pub const TAIL: usize = 62;
@@ -177,6 +177,8 @@ pub struct BatchHeader {
     pub prev_crc: u32,
     /// Of the payload.
     pub payload_crc: u32,
+    /// Low bits of the dataset's commit count: a gap between the logs of its shards shows.
+    pub ordinal: u16,
     /// The log it belongs to.
     pub shard: ShardId,
     /// The region that wrote it.
@@ -203,14 +205,25 @@ impl BatchHeader {
     pub fn encode(&self) -> ([u8; HEADER_LEN], u32) {
         assert_eq!(self.version, VERSION, "version 1 is read, never written");
         assert!(self.record_count >= 1, "a batch has a record");
-        assert!((self.payload_len as usize).is_multiple_of(ALIGN), "a payload is padded");
+        assert!(
+            (self.payload_len as usize).is_multiple_of(ALIGN),
+            "a payload is padded"
+        );
         let mut bytes = [0; HEADER_LEN];
         put(&mut bytes, at::MAGIC, &MAGIC);
         bytes[at::VERSION] = self.version;
         bytes[at::FLAGS] = self.flags;
-        put(&mut bytes, at::HEADER_LEN, &(HEADER_LEN as u16).to_le_bytes());
+        put(
+            &mut bytes,
+            at::HEADER_LEN,
+            &(HEADER_LEN as u16).to_le_bytes(),
+        );
         put(&mut bytes, at::FIRST_SEQ, &self.first_seq.to_le_bytes());
-        put(&mut bytes, at::RECORD_COUNT, &self.record_count.to_le_bytes());
+        put(
+            &mut bytes,
+            at::RECORD_COUNT,
+            &self.record_count.to_le_bytes(),
+        );
         put(&mut bytes, at::PAYLOAD_LEN, &self.payload_len.to_le_bytes());
         put(&mut bytes, at::UNSYNCED, &self.unsynced.to_le_bytes());
         put(&mut bytes, at::EPOCH, &self.epoch.0.to_le_bytes());
@@ -218,6 +231,7 @@ impl BatchHeader {
         put(&mut bytes, at::NONCE, &self.nonce.to_le_bytes());
         put(&mut bytes, at::PREV_CRC, &self.prev_crc.to_le_bytes());
         put(&mut bytes, at::PAYLOAD_CRC, &self.payload_crc.to_le_bytes());
+        put(&mut bytes, at::ORDINAL, &self.ordinal.to_le_bytes());
         put(&mut bytes, at::SHARD_ID, &self.shard.0.to_le_bytes());
         put(&mut bytes, at::REGION_ID, &self.region.0.to_le_bytes());
         let crc = header_crc(&bytes);
@@ -231,13 +245,18 @@ impl BatchHeader {
     /// What is wrong with them.
     pub fn decode(bytes: &[u8]) -> Result<(BatchHeader, u32), Damage> {
         let Some(bytes) = bytes.first_chunk::<HEADER_LEN>() else {
-            return Err(Damage::Short { needed: HEADER_LEN, found: bytes.len() });
+            return Err(Damage::Short {
+                needed: HEADER_LEN,
+                found: bytes.len(),
+            });
         };
         if bytes == &[0; HEADER_LEN] {
             return Err(Damage::Unwritten);
         }
         if bytes[at::MAGIC..at::MAGIC + 4] != MAGIC {
-            return Err(Damage::Magic { found: u32_at(bytes, at::MAGIC) });
+            return Err(Damage::Magic {
+                found: u32_at(bytes, at::MAGIC),
+            });
         }
         let version = bytes[at::VERSION];
         if version != 1 && version != VERSION {
@@ -259,14 +278,16 @@ impl BatchHeader {
             nonce: u32_at(bytes, at::NONCE),
             prev_crc: u32_at(bytes, at::PREV_CRC),
             payload_crc: u32_at(bytes, at::PAYLOAD_CRC),
+            ordinal: u16_at(bytes, at::ORDINAL),
             shard: ShardId(u16_at(bytes, at::SHARD_ID)),
             region: RegionId(u16_at(bytes, at::REGION_ID)),
         };
         header.check(u16_at(bytes, at::HEADER_LEN))?;
-        for field in [at::RESERVED, at::TAIL] {
-            if u16_at(bytes, field) != 0 {
-                return Err(Damage::Field { field: "reserved", found: u16_at(bytes, field).into() });
-            }
+        if u16_at(bytes, at::TAIL) != 0 {
+            return Err(Damage::Field {
+                field: "tail",
+                found: u16_at(bytes, at::TAIL).into(),
+            });
         }
         Ok((header, found))
     }
@@ -278,18 +299,29 @@ impl BatchHeader {
         let v1_zeros = u64::from(self.epoch.0)
             | u64::from(self.nonce)
             | u64::from(self.prev_crc)
+            | u64::from(self.ordinal)
             | u64::from(self.shard.0)
             | u64::from(self.region.0);
         let rules: [(bool, &'static str, u64); 8] = [
-            (usize::from(header_len) == HEADER_LEN, "header_len", header_len.into()),
+            (
+                usize::from(header_len) == HEADER_LEN,
+                "header_len",
+                header_len.into(),
+            ),
             (self.flags & !flags::KNOWN == 0, "flags", self.flags.into()),
             (self.first_seq >= 1, "first_seq", self.first_seq),
             (
-                self.first_seq.checked_add(u64::from(self.record_count)).is_some(),
+                self.first_seq
+                    .checked_add(u64::from(self.record_count))
+                    .is_some(),
                 "first_seq",
                 self.first_seq,
             ),
-            (self.record_count >= 1, "record_count", self.record_count.into()),
+            (
+                self.record_count >= 1,
+                "record_count",
+                self.record_count.into(),
+            ),
             (
                 payload_len <= PAYLOAD_LEN_MAX
                     && payload_len.is_multiple_of(ALIGN)
@@ -297,12 +329,23 @@ impl BatchHeader {
                 "payload_len",
                 payload_len as u64,
             ),
-            (self.version != 1 || v1_zeros == 0, "zeros of version 1", v1_zeros),
-            (self.version == 1 || self.epoch.0 >= 1, "epoch", self.epoch.0.into()),
+            (
+                self.version != 1 || v1_zeros == 0,
+                "zeros of version 1",
+                v1_zeros,
+            ),
+            (
+                self.version == 1 || self.epoch.0 >= 1,
+                "epoch",
+                self.epoch.0.into(),
+            ),
         ];
         match rules.iter().find(|(holds, ..)| !holds) {
             None => Ok(()),
-            Some((_, field, found)) => Err(Damage::Field { field, found: *found }),
+            Some((_, field, found)) => Err(Damage::Field {
+                field,
+                found: *found,
+            }),
         }
     }
 }
@@ -333,18 +376,33 @@ impl<'a> Batch<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, Damage> {
         let (header, header_crc) = BatchHeader::decode(bytes)?;
         let Some(payload) = bytes.get(HEADER_LEN..header.batch_len()) else {
-            return Err(Damage::Short { needed: header.batch_len(), found: bytes.len() });
+            return Err(Damage::Short {
+                needed: header.batch_len(),
+                found: bytes.len(),
+            });
         };
         let expected = crc32fast::hash(payload);
         if expected != header.payload_crc {
-            return Err(Damage::PayloadCrc { expected, found: header.payload_crc });
+            return Err(Damage::PayloadCrc {
+                expected,
+                found: header.payload_crc,
+            });
         }
-        Ok(Batch { header, header_crc, payload })
+        Ok(Batch {
+            header,
+            header_crc,
+            payload,
+        })
     }
 
     /// Its records in order. The first one that does not parse ends the walk with its error.
     pub fn records(&self) -> Records<'a> {
-        Records { payload: self.payload, at: 0, left: self.header.record_count, failed: false }
+        Records {
+            payload: self.payload,
+            at: 0,
+            left: self.header.record_count,
+            failed: false,
+        }
     }
 }
 
@@ -405,7 +463,11 @@ impl<'a> Iterator for Records<'a> {
         if self.failed {
             return None;
         }
-        let record = if self.left == 0 { self.end()? } else { self.record() };
+        let record = if self.left == 0 {
+            self.end()?
+        } else {
+            self.record()
+        };
         self.failed = record.is_err();
         Some(record)
     }
@@ -413,7 +475,11 @@ impl<'a> Iterator for Records<'a> {
 
 impl<'a> Records<'a> {
     fn record(&mut self) -> Result<Record<'a>, Damage> {
-        let wrong = |what, found| Damage::Record { at: self.at, what, found };
+        let wrong = |what, found| Damage::Record {
+            at: self.at,
+            what,
+            found,
+        };
         let rest = &self.payload[self.at..];
         if rest.len() < RECORD_HEADER_LEN {
             return Err(wrong("bytes left", rest.len() as u64));
@@ -437,7 +503,13 @@ impl<'a> Records<'a> {
         let body_at = self.at + body_start;
         self.at = body_at + body_len;
         self.left -= 1;
-        Ok(Record { kind, shard, head, body, body_at })
+        Ok(Record {
+            kind,
+            shard,
+            head,
+            body,
+            body_at,
+        })
     }
 
     /// Checks the padding once all records are read.
@@ -445,7 +517,11 @@ impl<'a> Records<'a> {
         let rest = &self.payload[self.at..];
         let clean = rest.len() < ALIGN && rest.iter().all(|b| *b == 0);
         (!clean).then(|| {
-            Err(Damage::Record { at: self.at, what: "padding", found: rest.len() as u64 })
+            Err(Damage::Record {
+                at: self.at,
+                what: "padding",
+                found: rest.len() as u64,
+            })
         })
     }
 }
@@ -468,9 +544,18 @@ impl Payload {
     ///
     /// # Panics
     /// Where the head is longer than [`HEAD_LEN_MAX`]: the caller checks keys.
-    pub fn push(&mut self, kind: Kind, shard: ShardId, head: &[&[u8]], body: &[u8]) -> Option<usize> {
+    pub fn push(
+        &mut self,
+        kind: Kind,
+        shard: ShardId,
+        head: &[&[u8]],
+        body: &[u8],
+    ) -> Option<usize> {
         let head_len: usize = head.iter().map(|part| part.len()).sum();
-        assert!(head_len <= HEAD_LEN_MAX, "a record head of {head_len} bytes");
+        assert!(
+            head_len <= HEAD_LEN_MAX,
+            "a record head of {head_len} bytes"
+        );
         let end = RECORD_HEADER_LEN + head_len + body.len();
         if self.bytes.len() + end > PAYLOAD_LEN_MAX - ALIGN || self.record_count == u32::MAX {
             return None;
@@ -478,8 +563,10 @@ impl Payload {
         self.bytes.reserve(end + ALIGN);
         self.bytes.extend_from_slice(&[kind as u8, 0]);
         self.bytes.extend_from_slice(&shard.0.to_le_bytes());
-        self.bytes.extend_from_slice(&(head_len as u32).to_le_bytes());
-        self.bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        self.bytes
+            .extend_from_slice(&(head_len as u32).to_le_bytes());
+        self.bytes
+            .extend_from_slice(&(body.len() as u32).to_le_bytes());
         for part in head {
             self.bytes.extend_from_slice(part);
         }
@@ -510,9 +597,15 @@ impl Payload {
     /// Where there is no record.
     pub fn seal(mut self, flags: u8) -> SealedPayload {
         assert!(self.record_count >= 1, "a batch has a record");
-        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(ALIGN), 0);
         let crc = crc32fast::hash(&self.bytes);
-        SealedPayload { bytes: self.bytes, record_count: self.record_count, crc, flags }
+        SealedPayload {
+            bytes: self.bytes,
+            record_count: self.record_count,
+            crc,
+            flags,
+        }
     }
 }
 
@@ -548,7 +641,12 @@ impl SealedPayload {
 
     /// Its records, read back from the stored bytes.
     pub fn records(&self) -> Records<'_> {
-        Records { payload: &self.bytes, at: 0, left: self.record_count, failed: false }
+        Records {
+            payload: &self.bytes,
+            at: 0,
+            left: self.record_count,
+            failed: false,
+        }
     }
 }
 

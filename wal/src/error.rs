@@ -93,7 +93,9 @@ impl Error {
         match self {
             Error::Io { source, .. } => matches!(
                 source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+                io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+                    | io::ErrorKind::FileTooLarge
             ),
             Error::Poisoned { cause, .. } => cause.is_no_space(),
             _ => false,
@@ -131,6 +133,10 @@ pub trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn during(self, op: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|source| Error::Io { op, path: path.to_owned(), source: Arc::new(source) })
+        self.map_err(|source| Error::Io {
+            op,
+            path: path.to_owned(),
+            source: Arc::new(source),
+        })
     }
 }

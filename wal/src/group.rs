@@ -28,8 +28,16 @@ struct State {
 impl Group {
     /// A group whose work is done up to `done`.
     pub fn new(done: u64) -> Group {
-        let state = State { done, leading: false, waiting: 0, failed: None };
-        Group { state: Mutex::new(state), changed: Condvar::new() }
+        let state = State {
+            done,
+            leading: false,
+            waiting: 0,
+            failed: None,
+        };
+        Group {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
     }
 
     /// Returns once the mark covers `target`. `work` does everything there is to do and returns the

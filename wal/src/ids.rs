@@ -6,25 +6,35 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A partition of a dataset by entity. Each (dataset, shard) has one log.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
 pub struct ShardId(pub u16);
 
 /// A place with its own leader. A single-region database is region 0.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
 pub struct RegionId(pub u16);
 
 /// What a key belongs to, for routing: entities never straddle shards.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
 pub struct EntityId(pub u64);
 
 /// One leadership. Rises with every writable open; 0 is "before any" and never stands in a v2 batch.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
 pub struct Epoch(pub u32);
 
 /// A place in one shard's log: the batch that ends with record `seq`, written in `epoch`.
 ///
 /// Ordered by epoch first: of two logs the one with the later epoch wins, then the longer one.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
 pub struct Position {
     /// The leadership that wrote the batch.
     pub epoch: Epoch,
@@ -36,7 +46,9 @@ pub struct Position {
 ///
 /// Packed as `millis << 16 | counter`, so that integer order is time order. It is the version of
 /// every record in its batch. Source: Kulkarni et al., "Logical Physical Clocks" (2014).
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
 pub struct Hlc(pub u64);
 
 impl Hlc {
@@ -59,7 +71,11 @@ impl Hlc {
     #[must_use]
     pub const fn after(self, wall_ms: u64) -> Hlc {
         let wall = Hlc::from_millis(wall_ms);
-        if wall.0 > self.0 { wall } else { Hlc(self.0 + 1) }
+        if wall.0 > self.0 {
+            wall
+        } else {
+            Hlc(self.0 + 1)
+        }
     }
 }
 
@@ -143,7 +159,9 @@ impl fmt::Display for LogId {
 }
 
 /// One segment of one log, ordered by (region, shard, seqno). Prints as `r0:s0:42`.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
 pub struct WalSegmentId {
     /// The region that writes it.
     pub region: RegionId,
@@ -237,18 +255,33 @@ mod tests {
         check::<RegionId>();
         check::<WalSegmentId>();
         assert_eq!(serde_json::to_string(&ShardId(7)).unwrap(), "7");
-        assert_eq!(serde_json::from_str::<RegionId>("65535").unwrap(), RegionId(65_535));
+        assert_eq!(
+            serde_json::from_str::<RegionId>("65535").unwrap(),
+            RegionId(65_535)
+        );
     }
 
     #[test]
     fn an_empty_dataset_name_is_primary() {
         assert_eq!(DatasetId::new("").unwrap().as_str(), "primary");
-        assert_eq!(serde_json::from_str::<DatasetId>("\"\"").unwrap(), DatasetId::default());
+        assert_eq!(
+            serde_json::from_str::<DatasetId>("\"\"").unwrap(),
+            DatasetId::default()
+        );
     }
 
     #[test]
     fn dataset_names_are_fit_for_file_names() {
-        for bad in ["../x", "a/b", "A", ".hidden", "-x", "a b", "é", &"x".repeat(49)] {
+        for bad in [
+            "../x",
+            "a/b",
+            "A",
+            ".hidden",
+            "-x",
+            "a b",
+            "é",
+            &"x".repeat(49),
+        ] {
             assert!(DatasetId::new(bad).is_err(), "{bad:?}");
         }
         assert!(DatasetId::new(&"x".repeat(48)).is_ok());
@@ -264,7 +297,15 @@ mod tests {
 
     #[test]
     fn foreign_segment_ids_are_refused() {
-        for bad in ["", "r0:s0", "r0:s0:1:2", "r00:s0:1", "r0:s70000:1", "r0:s0:+1", "s0:r0:1"] {
+        for bad in [
+            "",
+            "r0:s0",
+            "r0:s0:1:2",
+            "r00:s0:1",
+            "r0:s70000:1",
+            "r0:s0:+1",
+            "s0:r0:1",
+        ] {
             assert!(bad.parse::<WalSegmentId>().is_err(), "{bad:?}");
         }
     }

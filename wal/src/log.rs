@@ -35,7 +35,11 @@ impl SegmentBytes {
     /// A part of these bytes; `None` where it does not lie within.
     pub fn slice(&self, at: usize, len: usize) -> Option<SegmentBytes> {
         let end = at.checked_add(len)?;
-        (end <= self.len).then(|| SegmentBytes { owner: self.owner.clone(), at: self.at + at, len })
+        (end <= self.len).then(|| SegmentBytes {
+            owner: self.owner.clone(),
+            at: self.at + at,
+            len,
+        })
     }
 }
 
@@ -44,9 +48,9 @@ impl Deref for SegmentBytes {
 
     fn deref(&self) -> &[u8] {
         match &self.owner {
-            Owner::Image(image) => {
-                image.read(self.at, self.len).expect("published when the bytes were taken")
-            }
+            Owner::Image(image) => image
+                .read(self.at, self.len)
+                .expect("published when the bytes were taken"),
             Owner::Map(map) => &map[self.at..self.at + self.len],
             Owner::Copy(bytes) => &bytes[self.at..self.at + self.len],
         }
@@ -177,10 +181,18 @@ impl Segment {
     pub fn read(&self, at: u64, len: usize) -> Result<SegmentBytes> {
         let short = |found: u64| {
             let expected = format!("{len} bytes");
-            Error::corrupt(&self.path, at, "range in segment", expected, format!("{found} in all"))
+            Error::corrupt(
+                &self.path,
+                at,
+                "range in segment",
+                expected,
+                format!("{found} in all"),
+            )
         };
         let start = usize::try_from(at).map_err(|_| short(self.data_len()))?;
-        let end = start.checked_add(len).ok_or_else(|| short(self.data_len()))?;
+        let end = start
+            .checked_add(len)
+            .ok_or_else(|| short(self.data_len()))?;
         let owner = match &*self.body.read() {
             Body::Image(image) => {
                 if image.read(start, len).is_none() {
@@ -196,10 +208,18 @@ impl Segment {
                 }
                 let mut bytes = vec![0; len];
                 read_exact_at(self.file.as_ref(), &mut bytes, at).during("read", &self.path)?;
-                return Ok(SegmentBytes { owner: Owner::Copy(bytes.into()), at: 0, len });
+                return Ok(SegmentBytes {
+                    owner: Owner::Copy(bytes.into()),
+                    at: 0,
+                    len,
+                });
             }
         };
-        Ok(SegmentBytes { owner, at: start, len })
+        Ok(SegmentBytes {
+            owner,
+            at: start,
+            len,
+        })
     }
 
     pub(crate) fn image(&self) -> Option<Arc<Image>> {
@@ -219,7 +239,9 @@ impl Segment {
 
     /// Hands what is published and not yet written to the file.
     pub(crate) fn write_out(&self) -> Result<()> {
-        let Some(image) = self.image() else { return Ok(()) };
+        let Some(image) = self.image() else {
+            return Ok(());
+        };
         let mut written = self.written.lock();
         let end = image.published_len();
         let start = usize::try_from(*written).expect("an image fits in memory");
@@ -236,7 +258,9 @@ impl Segment {
 
     /// Writes out and syncs what is published; the directory too where the name is new.
     pub(crate) fn sync(&self, env: &Env) -> Result<()> {
-        let end = self.sealed().map_or_else(|| self.data_len(), |_| self.file_len());
+        let end = self
+            .sealed()
+            .map_or_else(|| self.data_len(), |_| self.file_len());
         self.write_out()?;
         if self.synced.load(Ordering::Acquire) < end {
             self.file.sync().during("sync", &self.path)?;
@@ -250,8 +274,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Whether everything it will ever hold is synced.
-    pub(crate) fn is_settled(&self) -> bool {
+    /// Whether it is sealed and everything in it is synced, its name included.
+    pub fn is_settled(&self) -> bool {
         self.sealed().is_some()
             && self.synced.load(Ordering::Acquire) >= self.file_len()
             && self.name_synced.load(Ordering::Acquire)
@@ -356,17 +380,29 @@ impl Log {
 
     /// The segment that `seq` lies in or will lie in: the last one that starts at or before it.
     pub fn segment_of(&self, seq: u64) -> Option<Arc<Segment>> {
-        self.segments.read().range(..=seq).next_back().map(|(_, segment)| Arc::clone(segment))
+        self.segments
+            .read()
+            .range(..=seq)
+            .next_back()
+            .map(|(_, segment)| Arc::clone(segment))
     }
 
     /// The segment after the one that starts with `first_seq`.
     pub fn segment_after(&self, first_seq: u64) -> Option<Arc<Segment>> {
-        self.segments.read().range(first_seq + 1..).next().map(|(_, segment)| Arc::clone(segment))
+        self.segments
+            .read()
+            .range(first_seq + 1..)
+            .next()
+            .map(|(_, segment)| Arc::clone(segment))
     }
 
     /// Sequence of the last published record; 0 where there is none.
     pub fn last_seq(&self) -> u64 {
-        self.segments.read().values().next_back().map_or(0, |segment| segment.last_seq())
+        self.segments
+            .read()
+            .values()
+            .next_back()
+            .map_or(0, |segment| segment.last_seq())
     }
 
     /// The highest sequence known to survive a crash.
@@ -381,7 +417,11 @@ impl Log {
 
     /// Bytes that the log's files take.
     pub fn file_len(&self) -> u64 {
-        self.segments.read().values().map(|segment| segment.file_len()).sum()
+        self.segments
+            .read()
+            .values()
+            .map(|segment| segment.file_len())
+            .sum()
     }
 
     pub(crate) fn add(&self, segment: Arc<Segment>) {
@@ -394,7 +434,9 @@ impl Log {
 
     /// Takes a segment that never had a batch off the list.
     pub(crate) fn forget(&self, segment: &Arc<Segment>) {
-        self.unsettled.lock().retain(|other| !Arc::ptr_eq(other, segment));
+        self.unsettled
+            .lock()
+            .retain(|other| !Arc::ptr_eq(other, segment));
         self.segments.write().remove(&segment.first_seq());
     }
 
@@ -421,9 +463,13 @@ impl Log {
         if target > self.synced_seq() || self.has_unsettled() {
             let unsettled = self.unsettled.lock().clone();
             for segment in &unsettled {
-                segment.sync(&self.env).map_err(|error| self.poison(error))?;
+                segment
+                    .sync(&self.env)
+                    .map_err(|error| self.poison(error))?;
             }
-            self.unsettled.lock().retain(|segment| !segment.is_settled());
+            self.unsettled
+                .lock()
+                .retain(|segment| !segment.is_settled());
             self.synced_seq.fetch_max(target, Ordering::AcqRel);
         }
         Ok(self.synced_seq())
@@ -436,7 +482,10 @@ impl Log {
 
     /// Whether sealed segments or new names wait for a sync.
     fn has_unsettled(&self) -> bool {
-        self.unsettled.lock().iter().any(|segment| segment.sealed().is_some())
+        self.unsettled
+            .lock()
+            .iter()
+            .any(|segment| segment.sealed().is_some())
     }
 
     /// Fails where an earlier write or sync did.
@@ -457,7 +506,10 @@ impl Log {
     }
 
     fn poisoned(&self, cause: Arc<Error>) -> Error {
-        Error::Poisoned { log: Box::new(self.id.clone()), cause }
+        Error::Poisoned {
+            log: Box::new(self.id.clone()),
+            cause,
+        }
     }
 
     /// Takes segments that nobody needs out of the list: those named by their first sequence, never

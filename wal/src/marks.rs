@@ -66,9 +66,9 @@ impl Marks {
     pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Vec<(ShardId, u64)>> {
         let path = dir.join(FILE_NAME);
         match SlotFile::read(disk, &path, MAGIC, SLOT_LEN) {
-            Ok(Some(loaded)) => {
-                loaded.payload.map_or(Ok(Vec::new()), |payload| decode(&payload, &path))
-            }
+            Ok(Some(loaded)) => loaded
+                .payload
+                .map_or(Ok(Vec::new()), |payload| decode(&payload, &path)),
             Ok(None) | Err(Error::Corrupt { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -79,7 +79,10 @@ impl Marks {
     /// # Errors
     /// The disk's.
     pub fn write(&mut self, marks: &[(ShardId, u64)], sync: bool) -> Result<()> {
-        assert!(marks.len() <= SHARD_COUNT_MAX, "a dataset has at most 256 shards");
+        assert!(
+            marks.len() <= SHARD_COUNT_MAX,
+            "a dataset has at most 256 shards"
+        );
         let mut payload = (marks.len() as u16).to_le_bytes().to_vec();
         for (shard, seq) in marks {
             payload.extend_from_slice(&shard.0.to_le_bytes());
@@ -91,11 +94,22 @@ impl Marks {
 }
 
 fn decode(payload: &[u8], path: &Path) -> Result<Vec<(ShardId, u64)>> {
-    let count = payload.first_chunk().map_or(0, |c| usize::from(u16::from_le_bytes(*c)));
+    let count = payload
+        .first_chunk()
+        .map_or(0, |c| usize::from(u16::from_le_bytes(*c)));
     let entries = payload.get(2..).unwrap_or_default();
     if entries.len() != count * ENTRY_LEN {
         let expected = format!("{count} entries");
-        return Err(Error::corrupt(path, 16, "marks", expected, format!("{} bytes", entries.len())));
+        return Err(Error::corrupt(
+            path,
+            16,
+            "marks",
+            expected,
+            format!("{} bytes", entries.len()),
+        ));
     }
-    Ok(entries.chunks(ENTRY_LEN).map(|e| (ShardId(u16_at(e, 0)), u64_at(e, 6))).collect())
+    Ok(entries
+        .chunks(ENTRY_LEN)
+        .map(|e| (ShardId(u16_at(e, 0)), u64_at(e, 6)))
+        .collect())
 }

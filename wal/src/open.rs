@@ -32,7 +32,9 @@ pub fn open(
     options: WriterOptions,
     lineage: [u8; 16],
 ) -> Result<Writer> {
-    env.disk.create_dir_all(&plan.dir).during("create directory", &plan.dir)?;
+    env.disk
+        .create_dir_all(&plan.dir)
+        .during("create directory", &plan.dir)?;
     execute(&env.disk, plan)?;
     let synced_seq = plan.position().seq;
     let log = Log::new(plan.log.clone(), plan.dir.clone(), env.clone(), synced_seq);
@@ -53,9 +55,18 @@ pub fn open(
     }
     if !plan.segments.is_empty() {
         // What was read may still be unsynced from before a crash of the process alone.
-        env.disk.sync_dir(&plan.dir).during("sync directory", &plan.dir)?;
+        env.disk
+            .sync_dir(&plan.dir)
+            .during("sync directory", &plan.dir)?;
     }
-    Ok(Writer::new(Arc::new(log), pool, options, lineage, tail, active))
+    Ok(Writer::new(
+        Arc::new(log),
+        pool,
+        options,
+        lineage,
+        tail,
+        active,
+    ))
 }
 
 /// Opens the log for reading only, as the plan found it; writes nothing. A growing segment shows what
@@ -64,12 +75,20 @@ pub fn open(
 /// # Errors
 /// The disk's.
 pub fn open_read_only(env: &Env, plan: &Plan) -> Result<Arc<Log>> {
-    let log = Log::new(plan.log.clone(), plan.dir.clone(), env.clone(), plan.position().seq);
+    let log = Log::new(
+        plan.log.clone(),
+        plan.dir.clone(),
+        env.clone(),
+        plan.position().seq,
+    );
     for found in &plan.segments {
         match &found.footer {
             Some(_) => add_sealed(env, &log, found)?,
             None => {
-                let file = env.disk.open(&found.path, Access::Read).during("open", &found.path)?;
+                let file = env
+                    .disk
+                    .open(&found.path, Access::Read)
+                    .during("open", &found.path)?;
                 let image = load(file.as_ref(), found, found.data_len)?;
                 log.add(Arc::new(Segment::growing(
                     found.header.clone(),
@@ -140,7 +159,8 @@ fn go_on(env: &Env, found: &FoundSegment) -> Result<Active> {
     let file = env.disk.open(path, Access::Write).during("open", path)?;
     // Nothing stale may lie behind the data: cut, then extend with zeros to the full capacity.
     file.set_len(found.data_len).during("set length of", path)?;
-    file.set_len(found.header.capacity).during("set length of", path)?;
+    file.set_len(found.header.capacity)
+        .during("set length of", path)?;
     // Bytes that were read may not be durable yet; a later ack covers them, so they must be.
     file.sync().during("sync", path)?;
     let image = Arc::new(load(file.as_ref(), found, found.header.capacity)?);
@@ -170,7 +190,8 @@ fn load(file: &dyn crate::io::File, found: &FoundSegment, capacity: u64) -> Resu
     let data = read_data(file, found.data_len, &found.path)?;
     let capacity = usize::try_from(capacity).expect("a segment fits in memory");
     let image = Arc::new(
-        Image::private(capacity.max(SEGMENT_HEADER_LEN)).during("allocate an image for", &found.path)?,
+        Image::private(capacity.max(SEGMENT_HEADER_LEN))
+            .during("allocate an image for", &found.path)?,
     );
     let mut slot = image.reserve(data.len()).expect("data fits the capacity");
     slot.bytes_mut().copy_from_slice(&data);

@@ -36,13 +36,18 @@ struct Spare {
 
 /// Whether a file name is a spare's: left over by a crash, to be removed.
 pub fn is_spare_name(name: &str) -> bool {
-    name.strip_prefix(PREFIX).is_some_and(|rest| rest.ends_with(SUFFIX))
+    name.strip_prefix(PREFIX)
+        .is_some_and(|rest| rest.ends_with(SUFFIX))
 }
 
 impl Pool {
     /// An empty pool. `has_readers` tells whether another process reads the database.
     pub fn new(env: Env, has_readers: impl Fn() -> bool + Send + Sync + 'static) -> Pool {
-        Pool { env, spares: Mutex::default(), has_readers: Box::new(has_readers) }
+        Pool {
+            env,
+            spares: Mutex::default(),
+            has_readers: Box::new(has_readers),
+        }
     }
 
     /// A file in `dir` with at least `capacity` allocated bytes that is nobody else's.
@@ -53,11 +58,18 @@ impl Pool {
                 spare.path.parent() == Some(dir)
                     && (capacity..=capacity.saturating_mul(2)).contains(&spare.len)
             };
-            spares.iter().position(fits).map(|at| spares.swap_remove(at))
+            spares
+                .iter()
+                .position(fits)
+                .map(|at| spares.swap_remove(at))
         };
         match spare {
             Some(spare) => {
-                let file = self.env.disk.open(&spare.path, Access::Write).during("open", &spare.path)?;
+                let file = self
+                    .env
+                    .disk
+                    .open(&spare.path, Access::Write)
+                    .during("open", &spare.path)?;
                 Ok((spare.path, file))
             }
             None => self.create(dir, capacity),
@@ -87,7 +99,10 @@ impl Pool {
         }
         let (path, file) = self.create(dir, capacity)?;
         file.sync().during("sync", &path)?;
-        self.spares.lock().push(Spare { path, len: capacity });
+        self.spares.lock().push(Spare {
+            path,
+            len: capacity,
+        });
         Ok(())
     }
 
@@ -98,7 +113,10 @@ impl Pool {
     /// The disk's.
     pub fn retire(&self, segment: Arc<Segment>) -> Result<bool> {
         let path = segment.path().to_owned();
-        let dir = path.parent().expect("a segment lies in a directory").to_owned();
+        let dir = path
+            .parent()
+            .expect("a segment lies in a directory")
+            .to_owned();
         let stat = self.env.disk.stat(&path).during("stat", &path)?;
         let ours = stat.link_count == 1 && !segment.is_pinned() && !(self.has_readers)();
         let full = self.spares.lock().len() >= SPARE_COUNT_MAX;
@@ -109,9 +127,15 @@ impl Pool {
         }
         let name = format!("{PREFIX}{:016x}{SUFFIX}", self.env.random.next_u64());
         let spare = dir.join(name);
-        self.env.disk.rename(&path, &spare).during("rename", &path)?;
+        self.env
+            .disk
+            .rename(&path, &spare)
+            .during("rename", &path)?;
         // Durable before the file is written again: a crash must not find the old name on new bytes.
-        self.env.disk.sync_dir(&dir).during("sync directory", &dir)?;
+        self.env
+            .disk
+            .sync_dir(&dir)
+            .during("sync directory", &dir)?;
         let len = stat.len / 4096 * 4096;
         self.spares.lock().push(Spare { path: spare, len });
         Ok(true)
@@ -123,7 +147,10 @@ impl Pool {
     /// The disk's.
     pub fn clear(&self) -> Result<()> {
         for spare in std::mem::take(&mut *self.spares.lock()) {
-            self.env.disk.remove(&spare.path).during("remove", &spare.path)?;
+            self.env
+                .disk
+                .remove(&spare.path)
+                .during("remove", &spare.path)?;
         }
         Ok(())
     }

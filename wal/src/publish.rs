@@ -28,7 +28,12 @@ pub struct Ticket(u64);
 
 impl<T> Default for Publisher<T> {
     fn default() -> Publisher<T> {
-        Publisher { state: Mutex::new(State { first: 0, open: VecDeque::new() }) }
+        Publisher {
+            state: Mutex::new(State {
+                first: 0,
+                open: VecDeque::new(),
+            }),
+        }
     }
 }
 

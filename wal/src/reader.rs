@@ -74,7 +74,12 @@ struct Place {
 impl Reader {
     /// Starts with the batch that holds record `from_seq`, or at the end where that is the next one.
     pub fn new(log: Arc<Log>, from_seq: u64) -> Reader {
-        Reader { log, next_seq: from_seq.max(1), last: None, place: None }
+        Reader {
+            log,
+            next_seq: from_seq.max(1),
+            last: None,
+            place: None,
+        }
     }
 
     /// The sequence that comes next.
@@ -86,7 +91,10 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Corrupt`] for published bytes that are not the batch that was written there.
-    #[allow(clippy::should_implement_trait, reason = "it does not end, and it fails")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it does not end, and it fails"
+    )]
     pub fn next(&mut self) -> Result<Step> {
         loop {
             let Some(place) = &mut self.place else {
@@ -103,14 +111,19 @@ impl Reader {
                     continue;
                 }
                 self.next_seq = stored.header.last_seq() + 1;
-                self.last = Some(Position { epoch: stored.header.epoch, seq: self.next_seq - 1 });
+                self.last = Some(Position {
+                    epoch: stored.header.epoch,
+                    seq: self.next_seq - 1,
+                });
                 return Ok(Step::Batch(stored));
             }
             if place.segment.sealed().is_none() || place.at < place.segment.data_len() {
                 return Ok(Step::AtTail);
             }
             let first_seq = place.segment.first_seq();
-            let Some(after) = self.log.segment_after(first_seq) else { return Ok(Step::AtTail) };
+            let Some(after) = self.log.segment_after(first_seq) else {
+                return Ok(Step::AtTail);
+            };
             if after.first_seq() != self.next_seq {
                 let first_available = after.first_seq();
                 return Ok(Step::Truncated { first_available });
@@ -124,7 +137,12 @@ impl Reader {
         let end_seq = self.log.last_seq();
         if self.next_seq > end_seq + 1 {
             let epoch = self.last.map_or(Epoch(0), |last| last.epoch);
-            return Ok(Some(Step::Forked { at: Position { epoch, seq: end_seq } }));
+            return Ok(Some(Step::Forked {
+                at: Position {
+                    epoch,
+                    seq: end_seq,
+                },
+            }));
         }
         match self.log.segment_of(self.next_seq) {
             Some(segment) if segment.last_seq() >= self.next_seq || segment.sealed().is_none() => {
@@ -134,27 +152,40 @@ impl Reader {
                 Ok(None)
             }
             _ if self.next_seq > end_seq => Ok(Some(Step::AtTail)),
-            _ => Ok(Some(Step::Truncated { first_available: self.first_after() })),
+            _ => Ok(Some(Step::Truncated {
+                first_available: self.first_after(),
+            })),
         }
     }
 
     fn first_after(&self) -> u64 {
         let later = self.log.segments().into_iter().map(|s| s.first_seq());
-        later.filter(|first| *first >= self.next_seq).min().unwrap_or(self.next_seq)
+        later
+            .filter(|first| *first >= self.next_seq)
+            .min()
+            .unwrap_or(self.next_seq)
     }
 }
 
 impl Place {
     /// Jumps to the last indexed batch at or before `seq`.
     fn skip_to(&mut self, seq: u64) {
-        let Some(sealed) = self.segment.sealed() else { return };
+        let Some(sealed) = self.segment.sealed() else {
+            return;
+        };
         let index = &sealed.footer.index;
         let after = index.partition_point(|(first_seq, _)| *first_seq <= seq);
-        let Some((first_seq, at)) = after.checked_sub(1).map(|n| index[n]) else { return };
+        let Some((first_seq, at)) = after.checked_sub(1).map(|n| index[n]) else {
+            return;
+        };
         if first_seq > self.tail.next_seq {
             // The chain value there is the batch's own claim; the footer's digest vouches for it.
-            let Ok(bytes) = self.segment.read(at, HEADER_LEN) else { return };
-            let Ok((header, _)) = BatchHeader::decode(&bytes) else { return };
+            let Ok(bytes) = self.segment.read(at, HEADER_LEN) else {
+                return;
+            };
+            let Ok((header, _)) = BatchHeader::decode(&bytes) else {
+                return;
+            };
             if header.first_seq == first_seq {
                 self.at = at;
                 self.tail.next_seq = first_seq;
@@ -174,7 +205,11 @@ fn start_of(segment: Arc<Segment>) -> Place {
         epoch: header.epoch,
         timestamp: Hlc(0),
     };
-    Place { segment, at: SEGMENT_HEADER_LEN as u64, tail }
+    Place {
+        segment,
+        at: SEGMENT_HEADER_LEN as u64,
+        tail,
+    }
 }
 
 fn follow(tail: &Tail, stored: &StoredBatch) -> Tail {
@@ -190,7 +225,13 @@ fn follow(tail: &Tail, stored: &StoredBatch) -> Tail {
 /// The published batch at `at`, checked to continue `tail`.
 fn read_at(segment: &Arc<Segment>, at: u64, tail: &Tail) -> Result<StoredBatch> {
     let damaged = |damage: &dyn std::fmt::Display| {
-        Error::corrupt(segment.path(), at, "batch", format!("record {}", tail.next_seq), damage)
+        Error::corrupt(
+            segment.path(),
+            at,
+            "batch",
+            format!("record {}", tail.next_seq),
+            damage,
+        )
     };
     let head = segment.read(at, HEADER_LEN)?;
     let (header, _) = BatchHeader::decode(&head).map_err(|damage| damaged(&damage))?;
@@ -200,5 +241,11 @@ fn read_at(segment: &Arc<Segment>, at: u64, tail: &Tail) -> Result<StoredBatch> 
     let bytes = segment.read(at, header.batch_len())?;
     let batch = next_batch(&bytes, segment.header(), tail).map_err(|damage| damaged(&damage))?;
     let (header, header_crc) = (batch.header, batch.header_crc);
-    Ok(StoredBatch { segment: Arc::clone(segment), at, header, header_crc, bytes })
+    Ok(StoredBatch {
+        segment: Arc::clone(segment),
+        at,
+        header,
+        header_crc,
+        bytes,
+    })
 }

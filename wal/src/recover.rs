@@ -115,7 +115,10 @@ pub struct Plan {
 impl Plan {
     /// Where the log ends.
     pub fn position(&self) -> Position {
-        Position { epoch: self.tail.epoch, seq: self.tail.next_seq - 1 }
+        Position {
+            epoch: self.tail.epoch,
+            seq: self.tail.next_seq - 1,
+        }
     }
 
     /// Version of the last batch.
@@ -133,10 +136,22 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "log {} ends at {}", self.log, self.position())?;
         for segment in &self.segments {
-            let state = if segment.footer.is_some() { "sealed" } else { "growing" };
-            let name = segment.path.file_name().unwrap_or_default().to_string_lossy();
+            let state = if segment.footer.is_some() {
+                "sealed"
+            } else {
+                "growing"
+            };
+            let name = segment
+                .path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy();
             let (first, last) = (segment.header.first_seq, segment.last_seq);
-            writeln!(f, "  {name} {state} {first}..={last} {} bytes", segment.data_len)?;
+            writeln!(
+                f,
+                "  {name} {state} {first}..={last} {} bytes",
+                segment.data_len
+            )?;
         }
         for action in &self.actions {
             match action {
@@ -176,7 +191,12 @@ pub fn plan(disk: &dyn Disk, dir: &Path, known: &Known<'_>) -> Result<Plan> {
         tail: Tail::default(),
     };
     let files = segment_files(disk, dir, known)?;
-    let mut walk = Walk { disk, known, plan: &mut plan, expected: None };
+    let mut walk = Walk {
+        disk,
+        known,
+        plan: &mut plan,
+        expected: None,
+    };
     for (n, (path, first_seq)) in files.iter().enumerate() {
         let rest = &files[n..];
         if walk.segment(path, *first_seq, rest)? == Next::Stop {
@@ -196,14 +216,22 @@ fn segment_files(disk: &dyn Disk, dir: &Path, known: &Known<'_>) -> Result<Vec<(
     };
     let mut files = Vec::new();
     for entry in entries {
-        let Some((shard, first_seq)) = parse_file_name(&entry.name) else { continue };
+        let Some((shard, first_seq)) = parse_file_name(&entry.name) else {
+            continue;
+        };
         if shard != known.log.shard {
             continue;
         }
         let path = dir.join(&entry.name);
         if entry.kind != FileKind::File {
             let found = format!("{:?}", entry.kind);
-            return Err(Error::corrupt(&path, 0, "kind of file", "an ordinary file", found));
+            return Err(Error::corrupt(
+                &path,
+                0,
+                "kind of file",
+                "an ordinary file",
+                found,
+            ));
         }
         files.push((path, first_seq));
     }
@@ -245,7 +273,9 @@ impl Walk<'_> {
             Err(error) => return Err(error),
         };
         if let Some(footer) = &opened.footer {
-            if footer.last_seq <= self.known.flushed_seq && self.known.fork_seq.is_none_or(|f| f >= footer.last_seq) {
+            if footer.last_seq <= self.known.flushed_seq
+                && self.known.fork_seq.is_none_or(|f| f >= footer.last_seq)
+            {
                 self.keep_flushed(path, &opened, footer.clone());
                 return Ok(Next::Go);
             }
@@ -275,13 +305,22 @@ impl Walk<'_> {
             let found = format!("{} from {}", header.log, header.first_seq);
             return Err(Error::corrupt(path, 0, "segment identity", expected, found));
         }
-        if self.known.lineage.is_some_and(|lineage| lineage != header.lineage) {
+        if self
+            .known
+            .lineage
+            .is_some_and(|lineage| lineage != header.lineage)
+        {
             let expected = format!("{:02x?}", self.known.lineage.unwrap_or_default());
             let found = format!("{:02x?}", header.lineage);
             return Err(Error::corrupt(path, 32, "lineage", expected, found));
         }
         let footer = footer_of(&bytes, &header, path)?;
-        Ok(Opened { header, footer, bytes, file_len })
+        Ok(Opened {
+            header,
+            footer,
+            bytes,
+            file_len,
+        })
     }
 
     /// The first segment that is not wholly flushed may start anywhere up to the flushed mark.
@@ -326,7 +365,10 @@ impl Walk<'_> {
         rest: &[(PathBuf, u64)],
     ) -> Result<Next> {
         let scan = scan(&opened.bytes, &opened.header, expected, self.known.fork_seq);
-        let footer = opened.footer.as_ref().filter(|footer| footer.data_len == scan.data_len);
+        let footer = opened
+            .footer
+            .as_ref()
+            .filter(|footer| footer.data_len == scan.data_len);
         let found = FoundSegment {
             path: path.to_owned(),
             header: opened.header.clone(),
@@ -348,7 +390,13 @@ impl Walk<'_> {
         if self.known.fork_seq == Some(next_seq - 1) {
             let ends_here = scan.stop.is_none_or(|d| d == Damage::Unwritten) && rest.len() == 1;
             if !ends_here || footer.is_some() {
-                self.cut(path, scan.data_len, next_seq, "the history forks here", rest);
+                self.cut(
+                    path,
+                    scan.data_len,
+                    next_seq,
+                    "the history forks here",
+                    rest,
+                );
             }
             return Ok(Next::Stop);
         }
@@ -428,7 +476,10 @@ impl Walk<'_> {
         if at < SEGMENT_HEADER_LEN as u64 {
             self.plan.actions.push(Action::Remove(path.to_owned()));
         } else {
-            self.plan.actions.push(Action::Truncate { path: path.to_owned(), len: at });
+            self.plan.actions.push(Action::Truncate {
+                path: path.to_owned(),
+                len: at,
+            });
             if let Some(found) = self.plan.segments.last_mut() {
                 found.footer = None;
                 found.file_len = at;
@@ -455,7 +506,12 @@ impl Walk<'_> {
         for (path, first_seq) in files {
             // A file that does not open here says nothing; the cut or the error names the break.
             if let Ok(opened) = self.open(path, *first_seq) {
-                behind.scan(&opened.bytes, SEGMENT_HEADER_LEN as u64, &opened.header, self.known);
+                behind.scan(
+                    &opened.bytes,
+                    SEGMENT_HEADER_LEN as u64,
+                    &opened.header,
+                    self.known,
+                );
             }
         }
         behind
@@ -467,7 +523,9 @@ impl Walk<'_> {
             let keeps = last.footer.is_some() || last.last_seq >= last.header.first_seq;
             if !keeps {
                 let last = self.plan.segments.pop().expect("looked at above");
-                self.plan.actions.retain(|a| !matches!(a, Action::Truncate { path, .. } if *path == last.path));
+                self.plan
+                    .actions
+                    .retain(|a| !matches!(a, Action::Truncate { path, .. } if *path == last.path));
                 self.plan.actions.push(Action::Remove(last.path));
             }
         }
@@ -476,9 +534,19 @@ impl Walk<'_> {
         if end_seq < needed && self.known.fork_seq.is_none() {
             let expected = format!("records up to {needed}, which are durable");
             let found = format!("the log ends at {end_seq}");
-            return Err(Error::corrupt(&self.plan.dir, 0, "end of the log", expected, found));
+            return Err(Error::corrupt(
+                &self.plan.dir,
+                0,
+                "end of the log",
+                expected,
+                found,
+            ));
         }
-        self.plan.durable_seq = self.plan.durable_seq.max(self.known.flushed_seq).min(end_seq);
+        self.plan.durable_seq = self
+            .plan
+            .durable_seq
+            .max(self.known.flushed_seq)
+            .min(end_seq);
         Ok(())
     }
 }
@@ -494,7 +562,9 @@ struct Behind {
 impl Behind {
     /// Looks at every aligned place for a batch of this segment.
     fn scan(&mut self, bytes: &[u8], from: u64, header: &SegmentHeader, known: &Known<'_>) {
-        let mut at = usize::try_from(from).unwrap_or(usize::MAX).next_multiple_of(ALIGN);
+        let mut at = usize::try_from(from)
+            .unwrap_or(usize::MAX)
+            .next_multiple_of(ALIGN);
         while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= HEADER_LEN) {
             let step = match Batch::decode(rest) {
                 Ok(batch) if batch.header.nonce == header.nonce => {
@@ -584,13 +654,41 @@ pub(crate) fn next_batch<'a>(
     let batch = Batch::decode(bytes)?;
     let header = &batch.header;
     let rules = [
-        (header.nonce == segment.nonce, "nonce", u64::from(header.nonce)),
-        (header.first_seq == tail.next_seq, "first_seq", header.first_seq),
-        (header.prev_crc == tail.chain, "prev_crc", u64::from(header.prev_crc)),
-        (header.shard == segment.log.shard, "shard_id", u64::from(header.shard.0)),
-        (header.region == segment.log.region, "region_id", u64::from(header.region.0)),
-        (header.epoch == segment.epoch, "epoch", u64::from(header.epoch.0)),
-        (header.timestamp > tail.timestamp, "timestamp", header.timestamp.0),
+        (
+            header.nonce == segment.nonce,
+            "nonce",
+            u64::from(header.nonce),
+        ),
+        (
+            header.first_seq == tail.next_seq,
+            "first_seq",
+            header.first_seq,
+        ),
+        (
+            header.prev_crc == tail.chain,
+            "prev_crc",
+            u64::from(header.prev_crc),
+        ),
+        (
+            header.shard == segment.log.shard,
+            "shard_id",
+            u64::from(header.shard.0),
+        ),
+        (
+            header.region == segment.log.region,
+            "region_id",
+            u64::from(header.region.0),
+        ),
+        (
+            header.epoch == segment.epoch,
+            "epoch",
+            u64::from(header.epoch.0),
+        ),
+        (
+            header.timestamp > tail.timestamp,
+            "timestamp",
+            header.timestamp.0,
+        ),
     ];
     match rules.into_iter().find(|(holds, ..)| !holds) {
         None => Ok(batch),
@@ -623,9 +721,7 @@ fn footer_start(bytes: &[u8], segment: &SegmentHeader) -> Option<usize> {
 fn footer_of(bytes: &[u8], segment: &SegmentHeader, path: &Path) -> Result<Option<Footer>> {
     match footer_start(bytes, segment) {
         None => Ok(None),
-        Some(start) => {
-            Footer::decode(&bytes[start..], segment.nonce, start as u64, path).map(Some)
-        }
+        Some(start) => Footer::decode(&bytes[start..], segment.nonce, start as u64, path).map(Some),
     }
 }
 
@@ -660,7 +756,8 @@ pub fn execute(disk: &Arc<dyn Disk>, plan: &Plan) -> Result<()> {
             Action::Remove(path) => disk.remove(path).during("remove", path)?,
             Action::Truncate { path, len } => {
                 // Removals reach the disk first, so that no crash leaves a gap behind the cut.
-                disk.sync_dir(&plan.dir).during("sync directory", &plan.dir)?;
+                disk.sync_dir(&plan.dir)
+                    .during("sync directory", &plan.dir)?;
                 let file = disk.open(path, Access::Write).during("open", path)?;
                 file.set_len(*len).during("set length of", path)?;
                 file.sync().during("sync", path)?;
@@ -668,7 +765,8 @@ pub fn execute(disk: &Arc<dyn Disk>, plan: &Plan) -> Result<()> {
         }
     }
     if !plan.actions.is_empty() {
-        disk.sync_dir(&plan.dir).during("sync directory", &plan.dir)?;
+        disk.sync_dir(&plan.dir)
+            .during("sync directory", &plan.dir)?;
     }
     Ok(())
 }

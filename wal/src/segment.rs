@@ -153,7 +153,11 @@ pub struct SegmentHeader {
 impl SegmentHeader {
     /// The segment's name among all of a dataset's.
     pub fn id(&self) -> WalSegmentId {
-        WalSegmentId { region: self.log.region, shard: self.log.shard, seqno: self.first_seq }
+        WalSegmentId {
+            region: self.log.region,
+            shard: self.log.shard,
+            seqno: self.first_seq,
+        }
     }
 
     /// The stored bytes.
@@ -162,7 +166,11 @@ impl SegmentHeader {
         let mut bytes = [0; SEGMENT_HEADER_LEN];
         put(&mut bytes, at::MAGIC, &MAGIC);
         bytes[at::VERSION] = VERSION;
-        put(&mut bytes, at::HEADER_LEN, &(SEGMENT_HEADER_LEN as u16).to_le_bytes());
+        put(
+            &mut bytes,
+            at::HEADER_LEN,
+            &(SEGMENT_HEADER_LEN as u16).to_le_bytes(),
+        );
         put(&mut bytes, at::FIRST_SEQ, &self.first_seq.to_le_bytes());
         put(&mut bytes, at::CREATED, &self.created.0.to_le_bytes());
         put(&mut bytes, at::NONCE, &self.nonce.to_le_bytes());
@@ -173,7 +181,11 @@ impl SegmentHeader {
         put(&mut bytes, at::REGION_ID, &self.log.region.0.to_le_bytes());
         put(&mut bytes, at::CAPACITY, &self.capacity.to_le_bytes());
         put(&mut bytes, at::PREV_DIGEST, &self.prev_digest);
-        put(&mut bytes, at::DATASET_LEN, &(name.len() as u16).to_le_bytes());
+        put(
+            &mut bytes,
+            at::DATASET_LEN,
+            &(name.len() as u16).to_le_bytes(),
+        );
         put(&mut bytes, at::DATASET, name);
         let crc = crc32fast::hash(&bytes[..at::HEADER_CRC]);
         put(&mut bytes, at::HEADER_CRC, &crc.to_le_bytes());
@@ -187,18 +199,32 @@ impl SegmentHeader {
     pub fn decode(bytes: &[u8], path: &Path) -> Result<SegmentHeader> {
         let Some(bytes) = bytes.first_chunk::<SEGMENT_HEADER_LEN>() else {
             let found = format!("{} bytes", bytes.len());
-            return Err(Error::corrupt(path, 0, "segment header", "512 bytes", found));
+            return Err(Error::corrupt(
+                path,
+                0,
+                "segment header",
+                "512 bytes",
+                found,
+            ));
         };
         if bytes[at::MAGIC..at::MAGIC + 4] != MAGIC {
             let found = format!("{:02x?}", &bytes[..4]);
             return Err(Error::corrupt(path, 0, "segment magic", "SDLS", found));
         }
-        let (expected, found) =
-            (crc32fast::hash(&bytes[..at::HEADER_CRC]), u32_at(bytes, at::HEADER_CRC));
+        let (expected, found) = (
+            crc32fast::hash(&bytes[..at::HEADER_CRC]),
+            u32_at(bytes, at::HEADER_CRC),
+        );
         if expected != found {
             let place = at::HEADER_CRC as u64;
             let (expected, found) = (format!("{expected:#010x}"), format!("{found:#010x}"));
-            return Err(Error::corrupt(path, place, "segment header checksum", expected, found));
+            return Err(Error::corrupt(
+                path,
+                place,
+                "segment header checksum",
+                expected,
+                found,
+            ));
         }
         if bytes[at::VERSION] != VERSION {
             return Err(Error::Unsupported {
@@ -212,11 +238,21 @@ impl SegmentHeader {
         };
         let header_len = u16_at(bytes, at::HEADER_LEN);
         if usize::from(header_len) != SEGMENT_HEADER_LEN {
-            return Err(field(at::HEADER_LEN, "header_len", "512", header_len.into()));
+            return Err(field(
+                at::HEADER_LEN,
+                "header_len",
+                "512",
+                header_len.into(),
+            ));
         }
         let reserved = &bytes[at::RESERVED..at::HEADER_CRC];
         if bytes[at::FLAGS] != 0 || reserved.iter().any(|b| *b != 0) {
-            return Err(field(at::FLAGS, "reserved bytes", "0", bytes[at::FLAGS].into()));
+            return Err(field(
+                at::FLAGS,
+                "reserved bytes",
+                "0",
+                bytes[at::FLAGS].into(),
+            ));
         }
         let name_len = usize::from(u16_at(bytes, at::DATASET_LEN));
         let name = bytes[at::DATASET..at::RESERVED].get(..name_len);
@@ -248,7 +284,12 @@ impl SegmentHeader {
             return Err(field(at::NONCE, "nonce", "not 0", 0));
         }
         if !(SEGMENT_HEADER_LEN as u64..=SEGMENT_LEN_MAX).contains(&header.capacity) {
-            return Err(field(at::CAPACITY, "capacity", "512 to 4294967295", header.capacity));
+            return Err(field(
+                at::CAPACITY,
+                "capacity",
+                "512 to 4294967295",
+                header.capacity,
+            ));
         }
         Ok(header)
     }
@@ -301,9 +342,11 @@ impl Footer {
             index.extend_from_slice(&offset.to_le_bytes());
         }
         let mut bytes = Vec::new();
-        for (kind, flags, body) in
-            [(1u16, SECTION_MUST, &summary[..]), (2, SECTION_MUST, &self.digest[..]), (3, 0, &index)]
-        {
+        for (kind, flags, body) in [
+            (1u16, SECTION_MUST, &summary[..]),
+            (2, SECTION_MUST, &self.digest[..]),
+            (3, 0, &index),
+        ] {
             bytes.extend_from_slice(&kind.to_le_bytes());
             bytes.extend_from_slice(&flags.to_le_bytes());
             bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
@@ -331,7 +374,9 @@ impl Footer {
             && u32_at(trailer, 16) == nonce
             && u32_at(trailer, 20) == u32::from(VERSION);
         let (data_len, sections_len) = (u64_at(trailer, 0), u32_at(trailer, 8));
-        let end = data_len.checked_add(sections_len.into())?.checked_add(TRAILER_LEN as u64)?;
+        let end = data_len
+            .checked_add(sections_len.into())?
+            .checked_add(TRAILER_LEN as u64)?;
         (intact && data_len >= SEGMENT_HEADER_LEN as u64 && end == file_len)
             .then_some((data_len, sections_len as usize))
     }
@@ -345,13 +390,23 @@ impl Footer {
             Error::corrupt(path, data_len + at as u64, what, expected, found)
         };
         let sections_len = bytes.len().checked_sub(TRAILER_LEN).ok_or_else(|| {
-            wrong(0, "footer", "a trailer".to_owned(), format!("{} bytes", bytes.len()))
+            wrong(
+                0,
+                "footer",
+                "a trailer".to_owned(),
+                format!("{} bytes", bytes.len()),
+            )
         })?;
         let (sections, trailer) = bytes.split_at(sections_len);
         let peeked = Footer::peek(trailer, nonce, data_len + bytes.len() as u64);
         if peeked != Some((data_len, sections_len)) {
             let expected = format!("a trailer of nonce {nonce:#x}");
-            return Err(wrong(sections_len, "footer trailer", expected, "another".to_owned()));
+            return Err(wrong(
+                sections_len,
+                "footer trailer",
+                expected,
+                "another".to_owned(),
+            ));
         }
         let (expected, found) = (crc32fast::hash(sections), u32_at(trailer, 12));
         if expected != found {
@@ -362,22 +417,41 @@ impl Footer {
         let mut at = 0;
         while at < sections.len() {
             let rest = &sections[at..];
-            let body_len = if rest.len() < SECTION_HEADER_LEN { usize::MAX } else { u32_at(rest, 4) as usize };
-            let body = rest.get(SECTION_HEADER_LEN..).and_then(|rest| rest.get(..body_len));
+            let body_len = if rest.len() < SECTION_HEADER_LEN {
+                usize::MAX
+            } else {
+                u32_at(rest, 4) as usize
+            };
+            let body = rest
+                .get(SECTION_HEADER_LEN..)
+                .and_then(|rest| rest.get(..body_len));
             let Some(body) = body.filter(|body| body.len().is_multiple_of(8)) else {
                 let found = format!("{body_len} bytes");
-                return Err(wrong(at, "section length", "a section within".to_owned(), found));
+                return Err(wrong(
+                    at,
+                    "section length",
+                    "a section within".to_owned(),
+                    found,
+                ));
             };
             let (kind, flags) = (u16_at(rest, 0), u16_at(rest, 2));
             match kind {
                 1 if body.len() == SUMMARY_LEN => summary = Some(body),
                 2 if body.len() == DIGEST_LEN => digest = Some(array_at(body, 0)),
                 3 if body.len().is_multiple_of(16) => {
-                    index = body.chunks(16).map(|e| (u64_at(e, 0), u64_at(e, 8))).collect();
+                    index = body
+                        .chunks(16)
+                        .map(|e| (u64_at(e, 0), u64_at(e, 8)))
+                        .collect();
                 }
                 1..=3 => {
                     let found = format!("{body_len} bytes for kind {kind}");
-                    return Err(wrong(at, "section length", "its fixed size".to_owned(), found));
+                    return Err(wrong(
+                        at,
+                        "section length",
+                        "its fixed size".to_owned(),
+                        found,
+                    ));
                 }
                 _ if flags & SECTION_MUST != 0 => {
                     return Err(Error::Unsupported {
@@ -392,7 +466,12 @@ impl Footer {
         }
         let (Some(summary), Some(digest)) = (summary, digest) else {
             let found = "a footer without".to_owned();
-            return Err(wrong(0, "footer sections", "summary and digest".to_owned(), found));
+            return Err(wrong(
+                0,
+                "footer sections",
+                "summary and digest".to_owned(),
+                found,
+            ));
         };
         let footer = Footer {
             first_seq: u64_at(summary, 0),
@@ -408,7 +487,12 @@ impl Footer {
         };
         if footer.data_len != data_len || footer.last_seq < footer.first_seq {
             let expected = format!("{data_len} bytes of data");
-            return Err(wrong(0, "footer summary", expected, format!("{}", footer.data_len)));
+            return Err(wrong(
+                0,
+                "footer summary",
+                expected,
+                format!("{}", footer.data_len),
+            ));
         }
         Ok(footer)
     }

@@ -50,13 +50,25 @@ impl SlotFile {
         magic: [u8; 4],
         slot_len: usize,
     ) -> Result<(SlotFile, Loaded)> {
-        assert!(slot_len.is_multiple_of(crate::io::SECTOR_LEN), "a slot is whole sectors");
+        assert!(
+            slot_len.is_multiple_of(crate::io::SECTOR_LEN),
+            "a slot is whole sectors"
+        );
         match disk.open(path, Access::Write) {
             Ok(file) => {
                 let loaded = load(file.as_ref(), path, magic, slot_len)?;
                 let (generation, loaded) = loaded;
                 let path = path.to_owned();
-                Ok((SlotFile { path, file, magic, slot_len, generation }, loaded))
+                Ok((
+                    SlotFile {
+                        path,
+                        file,
+                        magic,
+                        slot_len,
+                        generation,
+                    },
+                    loaded,
+                ))
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 // Born complete: a crash leaves no file or two empty slots, never half of one.
@@ -65,8 +77,20 @@ impl SlotFile {
                     .during("create", path)?;
                 let file = disk.open(path, Access::Write).during("open", path)?;
                 let path = path.to_owned();
-                let slots = SlotFile { path, file, magic, slot_len, generation: 0 };
-                Ok((slots, Loaded { payload: None, other_damaged: false }))
+                let slots = SlotFile {
+                    path,
+                    file,
+                    magic,
+                    slot_len,
+                    generation: 0,
+                };
+                Ok((
+                    slots,
+                    Loaded {
+                        payload: None,
+                        other_damaged: false,
+                    },
+                ))
             }
             Err(e) => Err(e).during("open", path),
         }
@@ -100,7 +124,10 @@ impl SlotFile {
     /// # Errors
     /// The disk's. The generation before is still intact then.
     pub fn write(&mut self, payload: &[u8], sync: bool) -> Result<()> {
-        assert!(payload.len() <= self.payload_len_max(), "the payload fits the slot");
+        assert!(
+            payload.len() <= self.payload_len_max(),
+            "the payload fits the slot"
+        );
         let generation = self.generation + 1;
         let bytes = slot(self.magic, self.slot_len, generation, payload);
         let at = (generation % 2) * self.slot_len as u64;
@@ -128,7 +155,13 @@ fn load(file: &dyn File, path: &Path, magic: [u8; 4], slot_len: usize) -> Result
     let len = file.len().during("stat", path)?;
     if len != 2 * slot_len as u64 {
         let expected = format!("{} bytes", 2 * slot_len);
-        return Err(Error::corrupt(path, 0, "length", expected, format!("{len} bytes")));
+        return Err(Error::corrupt(
+            path,
+            0,
+            "length",
+            expected,
+            format!("{len} bytes"),
+        ));
     }
     let mut slots = [None, None];
     for (n, slot) in slots.iter_mut().enumerate() {
@@ -139,10 +172,22 @@ fn load(file: &dyn File, path: &Path, magic: [u8; 4], slot_len: usize) -> Result
     let [a, b] = slots;
     let other_damaged = a.is_none() || b.is_none();
     match a.max(b) {
-        None => Err(Error::corrupt(path, 0, "both slots", "one intact", "neither")),
+        None => Err(Error::corrupt(
+            path,
+            0,
+            "both slots",
+            "one intact",
+            "neither",
+        )),
         Some((generation, payload)) => {
             let payload = (generation > 0).then_some(payload);
-            Ok((generation, Loaded { payload, other_damaged }))
+            Ok((
+                generation,
+                Loaded {
+                    payload,
+                    other_damaged,
+                },
+            ))
         }
     }
 }

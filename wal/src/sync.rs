@@ -19,7 +19,9 @@ mod model {
         }
 
         pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-            self.0.lock().expect("no thread of a model panics while holding it")
+            self.0
+                .lock()
+                .expect("no thread of a model panics while holding it")
         }
     }
 

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use crate::batch::{Batch, BatchHeader, HEADER_LEN, SealedPayload, VERSION};
 use crate::error::{Error, IoContext, Result};
 use crate::ids::{Epoch, Hlc, Position};
-use crate::io::{File, Image, write_all_at};
 use crate::io::map::Slot;
+use crate::io::{File, Image, write_all_at};
 use crate::log::{Log, Progress, Sealed, Segment};
 use crate::pool::Pool;
 use crate::segment::{
@@ -113,7 +113,11 @@ impl Summary {
         }
         self.batch_count += 1;
         let step = at / INDEX_STEP;
-        if self.index.last().is_none_or(|(_, last)| last / INDEX_STEP < step) {
+        if self
+            .index
+            .last()
+            .is_none_or(|(_, last)| last / INDEX_STEP < step)
+        {
             self.index.push((header.first_seq, at));
         }
     }
@@ -148,9 +152,9 @@ impl Reservation {
         self.last_seq
     }
 
-    /// First sequence of the segment it lies in.
-    pub fn segment_first_seq(&self) -> u64 {
-        self.segment.first_seq()
+    /// The segment it lies in.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
     }
 
     /// Offset of the payload in the segment.
@@ -165,7 +169,11 @@ impl Reservation {
         let bytes = self.slot.bytes_mut();
         bytes[HEADER_LEN..].copy_from_slice(payload.bytes());
         bytes[..HEADER_LEN].copy_from_slice(&self.header);
-        Filled { segment: self.segment, end, last_seq: self.last_seq }
+        Filled {
+            segment: self.segment,
+            end,
+            last_seq: self.last_seq,
+        }
     }
 }
 
@@ -199,7 +207,15 @@ impl Writer {
         active: Option<Active>,
     ) -> Writer {
         let capacity_next = options.capacity_start.max(CAPACITY_MIN);
-        Writer { log, pool, options, lineage, tail, active, capacity_next }
+        Writer {
+            log,
+            pool,
+            options,
+            lineage,
+            tail,
+            active,
+            capacity_next,
+        }
     }
 
     /// The log it writes.
@@ -214,7 +230,10 @@ impl Writer {
 
     /// Where the log ends, for whoever ships to it or from it.
     pub fn position(&self) -> Position {
-        Position { epoch: self.tail.epoch, seq: self.tail.next_seq - 1 }
+        Position {
+            epoch: self.tail.epoch,
+            seq: self.tail.next_seq - 1,
+        }
     }
 
     /// Starts an epoch: seals the growing segment, so that the epoch starts a new one. The caller
@@ -226,14 +245,19 @@ impl Writer {
     /// # Panics
     /// Where the epoch does not rise.
     pub fn start_epoch(&mut self, epoch: Epoch) -> Result<()> {
-        assert!(epoch > self.tail.epoch, "epoch {epoch} does not follow {}", self.tail.epoch);
+        assert!(
+            epoch > self.tail.epoch,
+            "epoch {epoch} does not follow {}",
+            self.tail.epoch
+        );
         self.log.check()?;
         self.seal()?;
         self.tail.epoch = epoch;
         Ok(())
     }
 
-    /// Gives a batch its place, its sequence and its header. `timestamp` must rise.
+    /// Gives a batch its place, its sequence and its header. `timestamp` must rise; `ordinal` is the
+    /// low end of the dataset's commit count.
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a batch that no segment can hold; the disk's where a new segment is
@@ -241,7 +265,12 @@ impl Writer {
     ///
     /// # Panics
     /// Before [`Writer::start_epoch`], and where `timestamp` does not rise.
-    pub fn reserve(&mut self, payload: &SealedPayload, timestamp: Hlc) -> Result<Reservation> {
+    pub fn reserve(
+        &mut self,
+        payload: &SealedPayload,
+        timestamp: Hlc,
+        ordinal: u16,
+    ) -> Result<Reservation> {
         assert!(self.tail.epoch > Epoch(0), "an epoch is open");
         assert!(timestamp > self.tail.timestamp, "timestamps rise");
         self.log.check()?;
@@ -264,6 +293,7 @@ impl Writer {
             nonce: active.segment.header().nonce,
             prev_crc: self.tail.chain,
             payload_crc: payload.crc(),
+            ordinal,
             shard,
             region,
         };
@@ -293,7 +323,11 @@ impl Writer {
         let needed = (SEGMENT_HEADER_LEN + batch_len) as u64;
         if needed > SEGMENT_LEN_MAX {
             let limit = SEGMENT_LEN_MAX - SEGMENT_HEADER_LEN as u64;
-            return Err(Error::TooLarge { what: "batch", limit, found: batch_len as u64 });
+            return Err(Error::TooLarge {
+                what: "batch",
+                limit,
+                found: batch_len as u64,
+            });
         }
         let now_ns = self.log.env().clock.mono_ns();
         if let Some(active) = &self.active {
@@ -324,7 +358,13 @@ impl Writer {
         let mut capacity = capacity;
         loop {
             match self.pool.take(self.log.dir(), capacity) {
-                Ok((path, file)) => return Ok(Prepared { path, file, capacity }),
+                Ok((path, file)) => {
+                    return Ok(Prepared {
+                        path,
+                        file,
+                        capacity,
+                    });
+                }
                 Err(error) if error.is_no_space() && capacity / 2 >= needed.max(CAPACITY_MIN) => {
                     capacity /= 2;
                 }
@@ -339,11 +379,16 @@ impl Writer {
         let path = path_of(self.log.dir(), header.log.shard, header.first_seq);
         let file = prepared.file;
         let poison = |error| self.log.poison(error);
-        env.disk.rename(&prepared.path, &path).during("rename", &prepared.path).map_err(poison)?;
+        env.disk
+            .rename(&prepared.path, &path)
+            .during("rename", &prepared.path)
+            .map_err(poison)?;
         let capacity = usize::try_from(prepared.capacity).expect("a segment fits in memory");
         let image = Arc::new(self.image(file.as_ref(), capacity, &path).map_err(poison)?);
         let bytes = header.encode();
-        let mut slot = image.reserve(bytes.len()).expect("a segment has room for its header");
+        let mut slot = image
+            .reserve(bytes.len())
+            .expect("a segment has room for its header");
         slot.bytes_mut().copy_from_slice(&bytes);
         let end = slot.end();
         drop(slot);
@@ -383,7 +428,9 @@ impl Writer {
     /// # Errors
     /// The disk's; the log is poisoned by it.
     pub fn seal(&mut self) -> Result<()> {
-        let Some(mut active) = self.active.take() else { return Ok(()) };
+        let Some(mut active) = self.active.take() else {
+            return Ok(());
+        };
         while active.image.published_len() < active.image.reserved_len() {
             std::thread::yield_now();
         }
@@ -399,7 +446,10 @@ impl Writer {
 
     fn finish(&mut self, active: Active, sealed: Sealed) -> Result<()> {
         let digest = sealed.footer.digest;
-        active.segment.seal(sealed).map_err(|error| self.log.poison(error))?;
+        active
+            .segment
+            .seal(sealed)
+            .map_err(|error| self.log.poison(error))?;
         self.tail.prev_digest = digest;
         active.segment.leave_image();
         Ok(())
@@ -407,7 +457,9 @@ impl Writer {
 
     /// Removes a growing segment that has no batch, name and all.
     fn forget_empty(&mut self) -> Result<()> {
-        let Some(active) = self.active.take() else { return Ok(()) };
+        let Some(active) = self.active.take() else {
+            return Ok(());
+        };
         self.log.forget(&active.segment);
         let path = active.segment.path();
         self.log.env().disk.remove(path).during("remove", path)
@@ -430,7 +482,11 @@ impl Writer {
         let (mut at, mut bytes) = (at, bytes);
         if at == 0 && self.is_new(segment_first_seq) {
             let header = bytes.get(..SEGMENT_HEADER_LEN).ok_or_else(|| {
-                self.refused("segment header", "512 bytes", format!("{} bytes", bytes.len()))
+                self.refused(
+                    "segment header",
+                    "512 bytes",
+                    format!("{} bytes", bytes.len()),
+                )
             })?;
             self.open_shipped(header, segment_first_seq)?;
         }
@@ -444,16 +500,25 @@ impl Writer {
             let found = format!("segment {segment_first_seq} from byte {at}");
             return Err(self.refused("place", expected, found));
         }
-        let known = usize::try_from(end - at).unwrap_or(usize::MAX).min(bytes.len());
+        let known = usize::try_from(end - at)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         bytes = &bytes[known..];
         at += known as u64;
         let start = at;
         loop {
-            let Some(header) = bytes.first_chunk::<HEADER_LEN>() else { break };
-            let path = self.active.as_ref().expect("looked at above").segment.path().to_owned();
-            let damaged = |damage| {
-                Error::corrupt(&path, at, "shipped batch", "an intact batch", damage)
+            let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+                break;
             };
+            let path = self
+                .active
+                .as_ref()
+                .expect("looked at above")
+                .segment
+                .path()
+                .to_owned();
+            let damaged =
+                |damage| Error::corrupt(&path, at, "shipped batch", "an intact batch", damage);
             let (header, _) = BatchHeader::decode(header).map_err(damaged)?;
             self.check_continues(&header)?;
             if bytes.len() < header.batch_len() {
@@ -465,11 +530,18 @@ impl Writer {
             bytes = &bytes[batch_len..];
             at += batch_len as u64;
         }
-        Ok(Appended { segment: segment_first_seq, at: start, end: at, position: self.position() })
+        Ok(Appended {
+            segment: segment_first_seq,
+            at: start,
+            end: at,
+            position: self.position(),
+        })
     }
 
     fn is_new(&self, first_seq: u64) -> bool {
-        self.active.as_ref().is_none_or(|active| active.segment.first_seq() != first_seq)
+        self.active
+            .as_ref()
+            .is_none_or(|active| active.segment.first_seq() != first_seq)
     }
 
     /// Starts the segment whose header was shipped.
@@ -481,8 +553,18 @@ impl Writer {
         let path = path_of(self.log.dir(), self.log.id().shard, first_seq);
         let header = SegmentHeader::decode(header, &path)?;
         let rules = [
-            ("log", header.log == *self.log.id(), self.log.id().to_string(), header.log.to_string()),
-            ("lineage", header.lineage == self.lineage, hex(&self.lineage), hex(&header.lineage)),
+            (
+                "log",
+                header.log == *self.log.id(),
+                self.log.id().to_string(),
+                header.log.to_string(),
+            ),
+            (
+                "lineage",
+                header.lineage == self.lineage,
+                hex(&self.lineage),
+                hex(&header.lineage),
+            ),
             (
                 "first sequence",
                 header.first_seq == self.tail.next_seq && header.first_seq == first_seq,
@@ -512,7 +594,11 @@ impl Writer {
             return Err(self.refused(what, expected, found));
         }
         let (path, file) = self.pool.take(self.log.dir(), header.capacity)?;
-        let prepared = Prepared { path, file, capacity: header.capacity };
+        let prepared = Prepared {
+            path,
+            file,
+            capacity: header.capacity,
+        };
         self.open_segment(header, prepared)
     }
 
@@ -523,8 +609,18 @@ impl Writer {
         let room = active.image.len() - active.image.reserved_len();
         let (log, place) = (self.log.id(), (header.region, header.shard));
         let rules = [
-            ("sequence", header.first_seq == self.tail.next_seq, self.tail.next_seq, header.first_seq),
-            ("nonce", header.nonce == segment.nonce, segment.nonce.into(), header.nonce.into()),
+            (
+                "sequence",
+                header.first_seq == self.tail.next_seq,
+                self.tail.next_seq,
+                header.first_seq,
+            ),
+            (
+                "nonce",
+                header.nonce == segment.nonce,
+                segment.nonce.into(),
+                header.nonce.into(),
+            ),
             (
                 "chain value",
                 header.prev_crc == self.tail.chain,
@@ -537,14 +633,24 @@ impl Writer {
                 segment.epoch.0.into(),
                 header.epoch.0.into(),
             ),
-            ("shard", place == (log.region, log.shard), log.shard.0.into(), header.shard.0.into()),
+            (
+                "shard",
+                place == (log.region, log.shard),
+                log.shard.0.into(),
+                header.shard.0.into(),
+            ),
             (
                 "timestamp",
                 header.timestamp > self.tail.timestamp,
                 self.tail.timestamp.0 + 1,
                 header.timestamp.0,
             ),
-            ("length", header.batch_len() <= room, room as u64, header.batch_len() as u64),
+            (
+                "length",
+                header.batch_len() <= room,
+                room as u64,
+                header.batch_len() as u64,
+            ),
         ];
         match rules.into_iter().find(|(_, holds, ..)| !holds) {
             None => Ok(()),
@@ -577,7 +683,10 @@ impl Writer {
     pub fn seal_verbatim(&mut self, segment_first_seq: u64, bytes: &[u8]) -> Result<()> {
         self.log.check()?;
         if self.is_new(segment_first_seq) {
-            let already = self.log.segment(segment_first_seq).is_some_and(|s| s.sealed().is_some());
+            let already = self
+                .log
+                .segment(segment_first_seq)
+                .is_some_and(|s| s.sealed().is_some());
             return match already {
                 true => Ok(()),
                 false => {
@@ -595,15 +704,24 @@ impl Writer {
             return Err(self.refused("footer", expected, found));
         }
         let active = self.active.take().expect("it is not new");
-        self.finish(active, Sealed { footer: theirs, bytes: bytes.to_vec() })
+        self.finish(
+            active,
+            Sealed {
+                footer: theirs,
+                bytes: bytes.to_vec(),
+            },
+        )
     }
 
     /// Where the next shipped bytes must start: (segment, offset), or `None` where a new segment
     /// must come first.
     pub fn growing(&self) -> Option<(u64, u64)> {
-        self.active
-            .as_ref()
-            .map(|active| (active.segment.first_seq(), active.image.reserved_len() as u64))
+        self.active.as_ref().map(|active| {
+            (
+                active.segment.first_seq(),
+                active.image.reserved_len() as u64,
+            )
+        })
     }
 
     fn refused(
@@ -638,7 +756,10 @@ impl Active {
 
     fn hash_rest(&mut self) {
         let end = self.image.published_len();
-        let bytes = self.image.read(self.hashed_len, end - self.hashed_len).expect("published");
+        let bytes = self
+            .image
+            .read(self.hashed_len, end - self.hashed_len)
+            .expect("published");
         self.hasher.update(bytes);
         self.hashed_len = end;
     }
@@ -662,7 +783,11 @@ impl Active {
 }
 
 fn describe(footer: &Footer) -> String {
-    format!("records to {} with digest {}", footer.last_seq, hex(&footer.digest))
+    format!(
+        "records to {} with digest {}",
+        footer.last_seq,
+        hex(&footer.digest)
+    )
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -8,7 +8,11 @@ pub(crate) fn table_offsets(source: &str, field_column: &str) -> Vec<(String, us
     let mut rows = Vec::new();
     let mut inside = false;
     for line in source.lines().take_while(|line| line.starts_with("//!")) {
-        let cells: Vec<&str> = line.trim_start_matches("//!").split('|').map(str::trim).collect();
+        let cells: Vec<&str> = line
+            .trim_start_matches("//!")
+            .split('|')
+            .map(str::trim)
+            .collect();
         if cells.len() < 5 {
             inside = false;
             continue;
@@ -42,7 +46,7 @@ fn the_byte_table_is_the_constants() {
         ("prev_crc", at::PREV_CRC),
         ("payload_crc", at::PAYLOAD_CRC),
         ("header_crc", at::HEADER_CRC),
-        ("reserved", at::RESERVED),
+        ("ordinal", at::ORDINAL),
         ("shard_id", at::SHARD_ID),
         ("region_id", at::REGION_ID),
         ("tail", at::TAIL),
@@ -55,13 +59,31 @@ fn the_byte_table_is_the_constants() {
         end = at + len;
     }
     assert_eq!(end, HEADER_LEN);
-    assert_eq!((at::SHARD_ID, at::REGION_ID), (58, 60), "given by the mission");
+    assert_eq!(
+        (at::SHARD_ID, at::REGION_ID),
+        (58, 60),
+        "given by the mission"
+    );
 }
 
 fn sample() -> (BatchHeader, Vec<u8>) {
     let mut payload = Payload::new();
-    payload.push(Kind::Put, ShardId(3), &[&7u32.to_be_bytes(), b"key"], b"value").unwrap();
-    payload.push(Kind::Delete, ShardId(4), &[&7u32.to_be_bytes(), b"gone"], b"").unwrap();
+    payload
+        .push(
+            Kind::Put,
+            ShardId(3),
+            &[&7u32.to_be_bytes(), b"key"],
+            b"value",
+        )
+        .unwrap();
+    payload
+        .push(
+            Kind::Delete,
+            ShardId(4),
+            &[&7u32.to_be_bytes(), b"gone"],
+            b"",
+        )
+        .unwrap();
     let payload = payload.seal(flags::CROSS_SHARD);
     let header = BatchHeader {
         version: 2,
@@ -75,6 +97,7 @@ fn sample() -> (BatchHeader, Vec<u8>) {
         nonce: 0xdead_beef,
         prev_crc: 0x1234_5678,
         payload_crc: payload.crc(),
+        ordinal: 0x0102,
         shard: ShardId(3),
         region: RegionId(2),
     };
@@ -91,7 +114,10 @@ fn hex(text: &str) -> Vec<u8> {
         .collect::<String>()
         .split_whitespace()
         .collect();
-    (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
+    (0..digits.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap())
+        .collect()
 }
 
 #[test]
@@ -107,18 +133,29 @@ fn the_golden_batch_of_version_1_is_shard_0_of_region_0() {
     let golden = hex(include_str!("../../tests/data/batch-v1.hex"));
     let batch = Batch::decode(&golden).unwrap();
     assert_eq!(batch.header.version, 1);
-    assert_eq!((batch.header.shard, batch.header.region), (ShardId(0), RegionId(0)));
+    assert_eq!(
+        (batch.header.shard, batch.header.region),
+        (ShardId(0), RegionId(0))
+    );
     assert_eq!((batch.header.epoch, batch.header.first_seq), (Epoch(0), 7));
     let records: Vec<_> = batch.records().map(Result::unwrap).collect();
     assert_eq!(records.len(), 1);
-    assert_eq!((records[0].head, records[0].body), (&b"\0\0\0\x01hello"[..], &b"world"[..]));
+    assert_eq!(
+        (records[0].head, records[0].body),
+        (&b"\0\0\0\x01hello"[..], &b"world"[..])
+    );
 }
 
 #[test]
 fn the_version_byte_alone_gates_decoding() {
     let (_, mut bytes) = sample();
     // A version 2 batch of shard 0, region 0 is still version 2.
-    for zero in [at::SHARD_ID, at::SHARD_ID + 1, at::REGION_ID, at::REGION_ID + 1] {
+    for zero in [
+        at::SHARD_ID,
+        at::SHARD_ID + 1,
+        at::REGION_ID,
+        at::REGION_ID + 1,
+    ] {
         bytes[zero] = 0;
     }
     let fix = |bytes: &mut Vec<u8>| {
@@ -130,7 +167,13 @@ fn the_version_byte_alone_gates_decoding() {
     // And a version 1 batch with an epoch is refused, not taken for version 2.
     bytes[at::VERSION] = 1;
     fix(&mut bytes);
-    assert!(matches!(Batch::decode(&bytes), Err(Damage::Field { field: "zeros of version 1", .. })));
+    assert!(matches!(
+        Batch::decode(&bytes),
+        Err(Damage::Field {
+            field: "zeros of version 1",
+            ..
+        })
+    ));
     bytes[at::VERSION] = 3;
     fix(&mut bytes);
     assert_eq!(Batch::decode(&bytes).unwrap_err(), Damage::Version(3));
@@ -152,7 +195,10 @@ fn every_flipped_bit_is_detected() {
 fn every_short_prefix_is_short() {
     let (_, good) = sample();
     for len in 0..good.len() {
-        assert!(matches!(Batch::decode(&good[..len]), Err(Damage::Short { .. })), "{len} bytes");
+        assert!(
+            matches!(Batch::decode(&good[..len]), Err(Damage::Short { .. })),
+            "{len} bytes"
+        );
     }
 }
 
@@ -164,8 +210,16 @@ fn unwritten_space_is_told_from_damage() {
 #[test]
 fn records_that_no_writer_makes_are_refused() {
     fn check(payload: &[u8], record_count: u32, what: &str) {
-        let records = Records { payload, at: 0, left: record_count, failed: false };
-        match records.map(|r| r.map(|_| ())).collect::<Result<Vec<()>, _>>() {
+        let records = Records {
+            payload,
+            at: 0,
+            left: record_count,
+            failed: false,
+        };
+        match records
+            .map(|r| r.map(|_| ()))
+            .collect::<Result<Vec<()>, _>>()
+        {
             Err(Damage::Record { what: found, .. }) => assert_eq!(found, what),
             other => panic!("{other:?} instead of {what}"),
         }

@@ -3,15 +3,17 @@
 //! An [`Image`] is the memory face of one active segment. Space in it is handed out once, as a
 //! [`Slot`], and read only below the published mark, so that no byte is ever read while it changes:
 //!
-//! - every byte belongs to at most one live [`Slot`], because [`Image::reserve`] only moves forward;
-//! - readers see bytes below `published`, and [`Image::publish`] asserts that they are filled;
+//! - every byte belongs to at most one live [`Slot`], because `Image::reserve` only moves forward;
+//! - readers see bytes below `published`, and `Image::publish` asserts that they are filled;
 //! - `published` is stored with Release and loaded with Acquire.
 #![allow(unsafe_code)]
 
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
 
 /// A read-only map of a file that no longer changes, or a private copy of its bytes.
 ///
@@ -58,14 +60,31 @@ enum ImageOwner {
     /// Anonymous memory that someone writes out.
     Private(#[allow(dead_code, reason = "keeps the mapping alive")] memmap2::MmapRaw),
     /// Heap memory shared with a simulated file.
-    Heap(#[allow(dead_code, reason = "keeps the memory alive")] Arc<HeapMemory>),
+    Heap(Arc<HeapMemory>),
 }
 
-/// Zeroed heap memory with a stable address, for images of the simulated disk.
+/// Heap memory with a stable address, for images of the simulated disk.
+///
+/// It remembers where each publication ended, so that the disk can tell the writes of one image
+/// apart and lose the later of two that share a sector.
 pub struct HeapMemory {
     start: NonNull<u8>,
     len: usize,
+    /// Whether an image was made of it. Two would hand out the same bytes twice.
+    taken: AtomicBool,
+    marks: Mutex<Marks>,
 }
+
+#[derive(Default)]
+struct Marks {
+    /// The end of everything published.
+    published: usize,
+    /// The ends of the publications that nobody took yet, at most [`MARK_COUNT_MAX`].
+    ends: Vec<usize>,
+}
+
+/// Publications told apart between two looks of the disk; later ones count as one with the last.
+const MARK_COUNT_MAX: usize = 1 << 16;
 
 // SAFETY: it is plain memory; who may touch which part of it is `Image`'s contract.
 unsafe impl Send for HeapMemory {}
@@ -73,18 +92,53 @@ unsafe impl Send for HeapMemory {}
 unsafe impl Sync for HeapMemory {}
 
 impl HeapMemory {
-    /// `len` zeroed bytes.
-    pub fn zeroed(len: usize) -> HeapMemory {
-        let memory = vec![0u8; len].into_boxed_slice();
+    /// Memory that holds `bytes`.
+    pub fn of(bytes: Vec<u8>) -> HeapMemory {
+        let memory = bytes.into_boxed_slice();
+        let len = memory.len();
         let start = Box::into_raw(memory).cast::<u8>();
-        HeapMemory { start: NonNull::new(start).expect("a box is never null"), len }
+        HeapMemory {
+            start: NonNull::new(start).expect("a box is never null"),
+            len,
+            taken: AtomicBool::new(false),
+            marks: Mutex::default(),
+        }
+    }
+
+    /// Takes the ends of the publications since the last call, in order.
+    pub(crate) fn take_marks(&self) -> Vec<usize> {
+        std::mem::take(&mut self.marks.lock().ends)
+    }
+
+    /// The bytes `at..end`.
+    ///
+    /// # Panics
+    /// Where they are not all published.
+    pub(crate) fn published(&self, at: usize, end: usize) -> &[u8] {
+        assert!(
+            at <= end && end <= self.marks.lock().published,
+            "read beyond the published bytes"
+        );
+        // SAFETY: the range lies within the memory, because publications do. All of it was written
+        // before the publication that the lock above made visible, and published bytes are never
+        // written again.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(at), end - at) }
+    }
+
+    fn mark(&self, end: usize) {
+        let mut marks = self.marks.lock();
+        marks.published = marks.published.max(end);
+        if marks.ends.len() == MARK_COUNT_MAX {
+            marks.ends.pop();
+        }
+        marks.ends.push(end);
     }
 }
 
 impl Drop for HeapMemory {
     fn drop(&mut self) {
         let slice = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len);
-        // SAFETY: `start` and `len` came from `Box::into_raw` in `zeroed`, and this is the last use.
+        // SAFETY: `start` and `len` came from `Box::into_raw` in `of`, and this is the last use.
         drop(unsafe { Box::from_raw(slice) });
     }
 }
@@ -125,12 +179,25 @@ impl Image {
     }
 
     /// An image over heap memory that a simulated file watches.
+    ///
+    /// # Panics
+    /// Where an image of this memory was made before.
     pub fn heap(memory: Arc<HeapMemory>) -> Image {
+        assert!(
+            !memory.taken.swap(true, Ordering::AcqRel),
+            "one memory has one image"
+        );
         Image::of(memory.start, memory.len, ImageOwner::Heap(memory))
     }
 
     fn of(start: NonNull<u8>, len: usize, owner: ImageOwner) -> Image {
-        Image { start, len, reserved: AtomicUsize::new(0), published: AtomicUsize::new(0), owner }
+        Image {
+            start,
+            len,
+            reserved: AtomicUsize::new(0),
+            published: AtomicUsize::new(0),
+            owner,
+        }
     }
 
     /// Whether a store here is already a write to the file.
@@ -156,7 +223,11 @@ impl Image {
                 at.checked_add(len).filter(|end| *end <= self.len)
             })
             .ok()?;
-        Some(Slot { image: Arc::clone(self), at, len })
+        Some(Slot {
+            image: Arc::clone(self),
+            at,
+            len,
+        })
     }
 
     /// Bytes handed out so far.
@@ -175,9 +246,15 @@ impl Image {
     /// # Panics
     /// Where `end` goes back or beyond what was handed out.
     pub(crate) fn publish(&self, end: usize) {
-        assert!(end <= self.reserved.load(Ordering::Acquire), "published beyond the reserved bytes");
+        assert!(
+            end <= self.reserved.load(Ordering::Acquire),
+            "published beyond the reserved bytes"
+        );
         let before = self.published.swap(end, Ordering::AcqRel);
         assert!(before <= end, "the published mark went back");
+        if let ImageOwner::Heap(memory) = &self.owner {
+            memory.mark(end);
+        }
     }
 
     /// The published bytes `at..at + len`, or `None` where they are not all published.
@@ -214,9 +291,7 @@ impl Slot {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: `reserve` gave this range to this slot alone, `publish` has not passed it while the
         // slot lives (the writer publishes only after the slot is done), and `&mut self` is unique.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.image.start.as_ptr().add(self.at), self.len)
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.image.start.as_ptr().add(self.at), self.len) }
     }
 }
 
@@ -225,7 +300,7 @@ mod tests {
     use super::*;
 
     fn image(len: usize) -> Arc<Image> {
-        Arc::new(Image::heap(Arc::new(HeapMemory::zeroed(len))))
+        Arc::new(Image::heap(Arc::new(HeapMemory::of(vec![0; len]))))
     }
 
     #[test]
@@ -240,6 +315,36 @@ mod tests {
         assert_eq!(image.read(0, 4).unwrap(), b"abcd");
         assert!(image.read(0, 5).is_none());
         assert!(image.read(usize::MAX, 2).is_none());
+    }
+
+    #[test]
+    fn the_memory_tells_publications_apart() {
+        let memory = Arc::new(HeapMemory::of(b"........".to_vec()));
+        let image = Arc::new(Image::heap(Arc::clone(&memory)));
+        for text in [b"abc", b"def"] {
+            let mut slot = image.reserve(3).unwrap();
+            slot.bytes_mut().copy_from_slice(text);
+            let end = slot.end();
+            drop(slot);
+            image.publish(end);
+        }
+        assert_eq!(memory.take_marks(), [3, 6]);
+        assert!(memory.take_marks().is_empty());
+        assert_eq!(memory.published(2, 6), b"cdef");
+    }
+
+    #[test]
+    #[should_panic(expected = "read beyond the published bytes")]
+    fn the_memory_keeps_unpublished_bytes_to_itself() {
+        HeapMemory::of(vec![0; 8]).published(0, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "one memory has one image")]
+    fn one_memory_has_one_image() {
+        let memory = Arc::new(HeapMemory::of(vec![0; 8]));
+        let _first = Image::heap(Arc::clone(&memory));
+        let _second = Image::heap(memory);
     }
 
     #[test]

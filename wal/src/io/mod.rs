@@ -24,6 +24,8 @@ pub mod fault;
 pub mod map;
 mod real;
 pub mod sim;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::io;

@@ -413,3 +413,42 @@ fn fill_random(bytes: &mut [u8; 8]) -> io::Result<()> {
     use std::io::Read;
     fs::File::open("/dev/urandom")?.read_exact(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_is_never_tried_again() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let mut file = RealFile {
+            file: fs::File::from(std::os::fd::OwnedFd::from(reader)),
+            maps: false,
+            failed_sync: Mutex::new(None),
+        };
+        let first = file.sync().unwrap_err();
+        assert_eq!(
+            first.raw_os_error(),
+            Some(Errno::INVAL.raw_os_error()),
+            "pipes do not sync"
+        );
+        // From here on a sync would succeed, as it does after the kernel has told of lost pages.
+        file.file = tempfile::tempfile().unwrap();
+        assert_eq!(
+            file.sync().unwrap_err().raw_os_error(),
+            first.raw_os_error()
+        );
+    }
+
+    #[test]
+    fn an_interrupted_call_is_made_again() {
+        let mut results = vec![
+            Ok(7),
+            Err(ErrorKind::Interrupted),
+            Err(ErrorKind::Interrupted),
+        ];
+        let call = || results.pop().unwrap().map_err(io::Error::from);
+        assert_eq!(uninterrupted(call).unwrap(), 7);
+        assert!(results.is_empty());
+    }
+}

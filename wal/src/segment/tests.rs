@@ -39,7 +39,11 @@ fn the_byte_table_is_the_constants() {
 
 pub(crate) fn header() -> SegmentHeader {
     SegmentHeader {
-        log: LogId { dataset: DatasetId::new("logs").unwrap(), region: RegionId(1), shard: ShardId(2) },
+        log: LogId {
+            dataset: DatasetId::new("logs").unwrap(),
+            region: RegionId(1),
+            shard: ShardId(2),
+        },
         first_seq: 42,
         created: Hlc(7),
         nonce: 0xabcd_ef01,
@@ -88,9 +92,20 @@ fn a_footer_comes_back_and_every_flip_is_refused() {
     let bytes = footer().encode(5);
     let trailer = &bytes[bytes.len() - TRAILER_LEN..];
     let file_len = 4096 + bytes.len() as u64;
-    assert_eq!(Footer::peek(trailer, 5, file_len), Some((4096, bytes.len() - TRAILER_LEN)));
-    assert_eq!(Footer::peek(trailer, 6, file_len), None, "of another incarnation");
-    assert_eq!(Footer::peek(trailer, 5, file_len + 8), None, "the file has another length");
+    assert_eq!(
+        Footer::peek(trailer, 5, file_len),
+        Some((4096, bytes.len() - TRAILER_LEN))
+    );
+    assert_eq!(
+        Footer::peek(trailer, 6, file_len),
+        None,
+        "of another incarnation"
+    );
+    assert_eq!(
+        Footer::peek(trailer, 5, file_len + 8),
+        None,
+        "the file has another length"
+    );
     assert_eq!(Footer::decode(&bytes, 5, 4096, path).unwrap(), footer());
     for at in 0..bytes.len() {
         let mut bad = bytes.clone();
@@ -118,13 +133,19 @@ fn an_unknown_section_is_skipped_unless_it_must_be_known() {
         sections
     };
     assert_eq!(Footer::decode(&with(0), 5, 4096, path).unwrap(), footer());
-    assert!(matches!(Footer::decode(&with(1), 5, 4096, path), Err(Error::Unsupported { .. })));
+    assert!(matches!(
+        Footer::decode(&with(1), 5, 4096, path),
+        Err(Error::Unsupported { .. })
+    ));
 }
 
 #[test]
 fn names_are_the_missions() {
     assert_eq!(file_name(ShardId(0), 42), "wal-00000000000000000042.seg");
-    assert_eq!(file_name(ShardId(7), 42), "wal-s00007-00000000000000000042.seg");
+    assert_eq!(
+        file_name(ShardId(7), 42),
+        "wal-s00007-00000000000000000042.seg"
+    );
     for foreign in [
         "wal-42.seg",
         "wal-s00000-00000000000000000042.seg",

@@ -1,0 +1,396 @@
+//! A database: a directory, its lock, its datasets and their background work.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use strandline_wal::io::{Env, FileKind, Lock, LockMode};
+use strandline_wal::pool::Pool;
+use strandline_wal::{DatasetId, IoContext};
+
+use crate::dataset::{Dataset, DatasetInner};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::keyspace::Keyspace;
+use crate::node::NodeIdentity;
+use crate::options::{Background, Options};
+use crate::runtime::{Runtime, Signal, Stores, compact_step, flush_step};
+use crate::stats::DatabaseStats;
+use crate::store::recover::Opening;
+use crate::store::{Role, Shared};
+use crate::table::BlockCache;
+
+/// An open database. Clones are the same database; the last one dropped closes it.
+#[derive(Clone)]
+pub struct Database {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    shared: Shared,
+    read_only: bool,
+    datasets: Arc<Mutex<BTreeMap<DatasetId, Arc<DatasetInner>>>>,
+    runtime: Runtime,
+    closed: AtomicBool,
+    // Released last.
+    lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+impl Options {
+    /// Opens a database with these settings.
+    ///
+    /// # Errors
+    /// As [`Database::open`]; [`Error::Argument`] for a setting out of its range.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Database> {
+        self.open_with(path, Env::real())
+    }
+
+    /// Opens a database on another disk, clock and randomness than the machine's.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open_with(self, path: impl AsRef<Path>, env: Env) -> Result<Database> {
+        Database::open_env(path.as_ref(), self, env, false)
+    }
+
+    /// Opens a database for reading beside the process that writes it. It shows what was written when
+    /// it was opened.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_read_only(self, path: impl AsRef<Path>) -> Result<Database> {
+        // Maps of files that another process cuts would be no files any more; reads are.
+        Database::open_env(path.as_ref(), self, Env::real_pread(), true)
+    }
+
+    /// As [`Options::open_read_only`], on another disk.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_read_only_with(self, path: impl AsRef<Path>, env: Env) -> Result<Database> {
+        Database::open_env(path.as_ref(), self, env, true)
+    }
+}
+
+impl Database {
+    /// Opens the database in a directory, or creates it, with default settings: every acknowledged
+    /// write is synced to the disk.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process has it open; [`Error::Mismatch`] where it was created
+    /// with other settings; the log's where files are damaged or missing.
+    pub fn open(path: impl AsRef<Path>) -> Result<Database> {
+        Options::default().open(path)
+    }
+
+    /// Opens a database for reading beside the process that writes it.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Database> {
+        Options::default().open_read_only(path)
+    }
+
+    /// A database in memory: nothing survives it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a setting out of its range.
+    pub fn in_memory(options: Options) -> Result<Database> {
+        let machine = Env::real();
+        let disk = strandline_wal::io::sim::SimDisk::new(machine.random.next_u64());
+        options.open_with(
+            "/memory",
+            Env {
+                disk: Arc::new(disk),
+                ..machine
+            },
+        )
+    }
+
+    fn open_env(root: &Path, options: Options, env: Env, read_only: bool) -> Result<Database> {
+        options.check()?;
+        if !read_only && options.create {
+            env.disk
+                .create_dir_all(root)
+                .during("create directory", root)?;
+        }
+        let lock = lock(&env, root, read_only)?;
+        let node = match read_only {
+            true => NodeIdentity::read(&env, root)?,
+            false => NodeIdentity::open(&env, root)?,
+        };
+        let signal = Arc::new(Signal::default());
+        let ring = Arc::clone(&signal);
+        let shared = Shared {
+            pool: Arc::new(Pool::new(env.clone(), has_readers(&env, root))),
+            cache: Arc::new(BlockCache::new(options.cache_len_max)),
+            options: Arc::new(options),
+            wake: Arc::new(move || ring.ring()),
+            node,
+            env,
+        };
+        let datasets: Arc<Mutex<BTreeMap<DatasetId, Arc<DatasetInner>>>> = Arc::default();
+        let open = Arc::clone(&datasets);
+        let stores: Stores = Arc::new(move || {
+            open.lock()
+                .values()
+                .map(|dataset| dataset.store())
+                .collect()
+        });
+        let runtime = match shared.options.background {
+            Background::Thread if !read_only => {
+                Runtime::start(signal, &stores).during("start threads for", root)?
+            }
+            Background::Thread | Background::Manual => Runtime::manual(signal),
+        };
+        let inner = Inner {
+            root: root.to_owned(),
+            shared,
+            read_only,
+            datasets,
+            runtime,
+            closed: AtomicBool::new(false),
+            lock: Mutex::new(Some(lock)),
+        };
+        let database = Database {
+            inner: Arc::new(inner),
+        };
+        // Every dataset that is there is opened: damage shows now, not at its first use.
+        for name in database.stored_datasets()? {
+            database.open_dataset(name, None)?;
+        }
+        Ok(database)
+    }
+
+    /// The datasets that the directory holds.
+    fn stored_datasets(&self) -> Result<Vec<DatasetId>> {
+        let disk = &self.inner.shared.env.disk;
+        let entries = disk
+            .list(&self.inner.root)
+            .during("list", &self.inner.root)?;
+        let mut names = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.kind == FileKind::Dir) {
+            let Ok(id) = DatasetId::new(&entry.name) else {
+                continue;
+            };
+            let dir = files::dataset(&self.inner.root, &id);
+            match disk.stat(&files::manifest(&dir)) {
+                Ok(_) => names.push(id),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    // Opening decides whether it is a dataset that lost its manifest.
+                    if disk
+                        .list(&dir)
+                        .during("list", &dir)?
+                        .iter()
+                        .any(|e| e.name.starts_with('r'))
+                    {
+                        names.push(id);
+                    }
+                }
+                Err(e) => return Err(e).during("stat", &dir).map_err(Error::from),
+            }
+        }
+        Ok(names)
+    }
+
+    /// A dataset, opened or created. An empty name means `primary`.
+    ///
+    /// # Errors
+    /// As [`Database::open`]; [`Error::Argument`] for a name that is not one.
+    pub fn dataset(&self, name: &str) -> Result<Dataset> {
+        let id = DatasetId::new(name).map_err(|error| Error::Argument {
+            what: "dataset name",
+            expected: error.expected.to_owned(),
+            found: error.found,
+        })?;
+        self.open_dataset(id, None)
+    }
+
+    /// A dataset that takes what a leader ships, opened or created as one.
+    ///
+    /// # Errors
+    /// As [`Database::dataset`].
+    pub fn follower(&self, name: &str) -> Result<Dataset> {
+        let dataset = self.dataset_with_role(name, Role::Follower)?;
+        Ok(dataset)
+    }
+
+    fn dataset_with_role(&self, name: &str, role: Role) -> Result<Dataset> {
+        let id = DatasetId::new(name).map_err(|error| Error::Argument {
+            what: "dataset name",
+            expected: error.expected.to_owned(),
+            found: error.found,
+        })?;
+        self.open_dataset(id, Some(role))
+    }
+
+    fn open_dataset(&self, id: DatasetId, role: Option<Role>) -> Result<Dataset> {
+        let inner = &self.inner;
+        if inner.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed("database"));
+        }
+        let mut datasets = inner.datasets.lock();
+        if let Some(open) = datasets.get(&id) {
+            let dataset = Dataset::new(Arc::clone(open), self.clone());
+            if let Some(role) = role.filter(|role| *role != dataset.inner().store().role()) {
+                dataset.inner().reopen(role, None)?;
+            }
+            return Ok(dataset);
+        }
+        let role = match (inner.read_only, role, inner.shared.options.node.role) {
+            (true, ..) => Role::Reader,
+            (false, Some(role), _) => role,
+            (false, None, crate::config::NodeRole::Follower) => Role::Follower,
+            (false, None, _) => Role::Leader,
+        };
+        let dir = files::dataset(&inner.root, &id);
+        let opening = Opening {
+            shared: inner.shared.clone(),
+            id: id.clone(),
+            dir: &dir,
+            role,
+            forks: None,
+        };
+        let opened = Arc::new(DatasetInner::new(opening.run()?, inner.shared.clone()));
+        datasets.insert(id, Arc::clone(&opened));
+        Ok(Dataset::new(opened, self.clone()))
+    }
+
+    /// A keyspace of the dataset `primary`, opened or created.
+    ///
+    /// # Errors
+    /// As [`Dataset::keyspace`].
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        self.dataset(DatasetId::PRIMARY)?.keyspace(name)
+    }
+
+    /// The open datasets, by name.
+    pub fn datasets(&self) -> Vec<Dataset> {
+        let datasets = self.inner.datasets.lock();
+        datasets
+            .values()
+            .map(|open| Dataset::new(Arc::clone(open), self.clone()))
+            .collect()
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Its settings.
+    pub fn options(&self) -> &Options {
+        &self.inner.shared.options
+    }
+
+    /// Who this node is.
+    pub fn node(&self) -> [u8; 16] {
+        self.inner.shared.node.node
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.inner.shared.env
+    }
+
+    /// What it holds and has done, dataset by dataset.
+    pub fn stats(&self) -> DatabaseStats {
+        DatabaseStats {
+            datasets: self.datasets().iter().map(Dataset::stats).collect(),
+        }
+    }
+
+    /// Flushes every dataset.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn flush(&self) -> Result<()> {
+        self.datasets().iter().try_for_each(Dataset::flush)
+    }
+
+    /// Does background work in this thread, at most `step_count_max` pieces of it; returns how many it
+    /// did. Only with [`Background::Manual`] is there no other thread that does it.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn run_background(&self, step_count_max: usize) -> Result<usize> {
+        let mut count = 0;
+        for dataset in self.datasets() {
+            let store = dataset.inner().store();
+            for work in [flush_step, compact_step] {
+                while count < step_count_max && work(&store)? {
+                    count += 1;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Syncs and closes everything. Further calls on anything of this database fail. Dropping the
+    /// last clone does the same, without telling of errors.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.runtime.stop();
+        let mut outcome = Ok(());
+        for dataset in self.datasets.lock().values() {
+            let closed = dataset.close();
+            outcome = outcome.and(closed);
+        }
+        if !self.read_only {
+            outcome = outcome.and(self.shared.pool.clear().map_err(Error::from));
+        }
+        *self.lock.lock() = None;
+        outcome
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Nobody is left to tell; a sync that failed shows at the next open.
+        let _ = self.close();
+    }
+}
+
+/// Takes the lock that a writer or a reader holds.
+fn lock(env: &Env, root: &Path, read_only: bool) -> Result<Box<dyn Lock>> {
+    let (path, mode) = match read_only {
+        true => (files::readers(root), LockMode::Shared),
+        false => (files::lock(root), LockMode::Exclusive),
+    };
+    match env.disk.lock(&path, mode) {
+        Ok(lock) => Ok(lock),
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Err(Error::Locked {
+            path: root.to_owned(),
+            note: String::new(),
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let hint = "; it is created by opening it for writing";
+            Err(Error::NotFound {
+                what: "database",
+                name: root.display().to_string(),
+                hint,
+            })
+        }
+        Err(e) => Err(e).during("lock", &path).map_err(Error::from),
+    }
+}
+
+/// Tells whether another process reads the database: the lock that readers share cannot be had.
+fn has_readers(env: &Env, root: &Path) -> impl Fn() -> bool + Send + Sync + 'static {
+    let (env, path) = (env.clone(), files::readers(root));
+    // Where it cannot be told, somebody might.
+    move || env.disk.lock(&path, LockMode::Exclusive).is_err()
+}

@@ -1,0 +1,291 @@
+//! A dataset: the unit of isolation and of replication, with its own logs, clock and failures.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::database::Database;
+use crate::error::{Error, Result};
+use crate::keyspace::Keyspace;
+use crate::options::Durability;
+use crate::replica::Acks;
+use crate::router::ShardRouter;
+use crate::snapshot::Snapshot;
+use crate::stats::DatasetStats;
+use crate::store::batch::Changes;
+use crate::store::recover::Opening;
+use crate::store::write::Written;
+use crate::store::{RecoveryReport, Role, Shared, Store};
+
+/// An open dataset. Clones are the same dataset.
+#[derive(Clone)]
+pub struct Dataset {
+    inner: Arc<DatasetInner>,
+    // Keeps the database open.
+    database: Database,
+}
+
+pub(crate) struct DatasetInner {
+    shared: Shared,
+    /// Replaced when the dataset changes its role or its log is cut.
+    store: RwLock<Arc<Store>>,
+    pub acks: Acks,
+}
+
+impl DatasetInner {
+    pub fn new(store: Store, shared: Shared) -> DatasetInner {
+        let acks = Acks::new(store.logs().len());
+        DatasetInner {
+            shared,
+            store: RwLock::new(Arc::new(store)),
+            acks,
+        }
+    }
+
+    /// The store as it is now.
+    pub fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.store.read())
+    }
+
+    /// Closes the store and opens it again in another role, or with its logs cut at `forks`.
+    pub fn reopen(&self, role: Role, forks: Option<Vec<u64>>) -> Result<()> {
+        self.reopen_after(role, forks, || Ok(()))
+    }
+
+    /// As [`DatasetInner::reopen`]; `between` runs while nothing is open.
+    pub fn reopen_after(
+        &self,
+        role: Role,
+        forks: Option<Vec<u64>>,
+        between: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut current = self.store.write();
+        current.close()?;
+        between()?;
+        let (id, dir) = (current.id().clone(), current.dir().to_owned());
+        let opening = Opening {
+            shared: self.shared.clone(),
+            id,
+            dir: &dir,
+            role,
+            forks,
+        };
+        let opened = opening.run()?;
+        self.acks.reset(opened.logs().len());
+        current.news().tell();
+        *current = Arc::new(opened);
+        Ok(())
+    }
+
+    pub fn close(&self) -> Result<()> {
+        self.store.read().close()
+    }
+
+    /// Writes a batch and waits for its level.
+    pub fn write(&self, changes: Changes, level: Durability) -> Result<Written> {
+        let store = self.store();
+        let written = store.write(changes, level)?;
+        if level.follower_count() > 0 {
+            self.acks.wait(&store, level)?;
+        }
+        Ok(written)
+    }
+}
+
+impl Dataset {
+    pub(crate) fn new(inner: Arc<DatasetInner>, database: Database) -> Dataset {
+        Dataset { inner, database }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<DatasetInner> {
+        &self.inner
+    }
+
+    /// The database that it belongs to.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        self.inner.store().id().to_string()
+    }
+
+    /// Whether it leads, follows, or reads what another process writes.
+    pub fn role(&self) -> Role {
+        self.inner.store().role()
+    }
+
+    /// A keyspace, opened or created.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a name that is empty or too long; [`Error::NotFound`] where this node
+    /// does not write and the keyspace is not there yet.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        let number = self.inner.store().keyspace(name)?;
+        Ok(Keyspace::new(self.clone(), number, name))
+    }
+
+    /// The keyspaces that are there, by name.
+    pub fn keyspaces(&self) -> Vec<Keyspace> {
+        let list = self.inner.store().catalog().list();
+        list.iter()
+            .map(|(number, name)| Keyspace::new(self.clone(), *number, name))
+            .collect()
+    }
+
+    /// An empty write batch.
+    pub fn batch(&self) -> WriteBatch {
+        let store = self.inner.store();
+        let router = store.options().router.clone();
+        WriteBatch {
+            dataset: self.clone(),
+            router,
+            changes: Changes::default(),
+        }
+    }
+
+    /// The dataset as it is now: all reads through it see the same committed state, across keyspaces
+    /// and shards. It holds the files of that state until it is dropped.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.clone(), self.inner.store().now())
+    }
+
+    /// Writes everything that is only in memory and the log into tables.
+    ///
+    /// # Errors
+    /// The disk's; nothing is lost by a failed flush.
+    pub fn flush(&self) -> Result<()> {
+        self.inner.store().flush()
+    }
+
+    /// Merges all tables into one sorted run, and moves live values out of mostly dead segments.
+    ///
+    /// # Errors
+    /// The disk's, or damage in a table.
+    pub fn compact(&self) -> Result<()> {
+        self.inner.store().compact()
+    }
+
+    /// Makes everything written so far durable, whatever level it was written at.
+    ///
+    /// # Errors
+    /// The disk's; after a failed sync the dataset takes no more writes until it is reopened.
+    pub fn sync(&self) -> Result<()> {
+        self.inner.store().sync()
+    }
+
+    /// What it holds and has done.
+    pub fn stats(&self) -> DatasetStats {
+        DatasetStats::of(&self.inner.store())
+    }
+
+    /// What opening it found and did.
+    pub fn recovery(&self) -> RecoveryReport {
+        self.inner.store().report().clone()
+    }
+}
+
+/// Changes that happen all or not at all, across keyspaces and shards of one dataset.
+///
+/// Of several changes of one key in a batch the last one counts.
+pub struct WriteBatch {
+    dataset: Dataset,
+    router: ShardRouter,
+    changes: Changes,
+}
+
+impl WriteBatch {
+    /// Sets the value of a key.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for a key over 65,535 bytes, a value over 64 MiB or a batch over 256 MiB;
+    /// [`Error::Argument`] for a keyspace of another dataset. The batch is unchanged then.
+    pub fn put(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<&mut WriteBatch> {
+        self.check(keyspace)?;
+        let rule = self.dataset.database.options().entity_rule;
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.changes
+            .put((&self.router, rule), keyspace.number(), key, value)?;
+        Ok(self)
+    }
+
+    /// Removes a key, whether it is there or not.
+    ///
+    /// # Errors
+    /// As [`WriteBatch::put`].
+    pub fn delete(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+    ) -> Result<&mut WriteBatch> {
+        self.check(keyspace)?;
+        let rule = self.dataset.database.options().entity_rule;
+        self.changes
+            .delete((&self.router, rule), keyspace.number(), key.as_ref())?;
+        Ok(self)
+    }
+
+    fn check(&self, keyspace: &Keyspace) -> Result<()> {
+        if Arc::ptr_eq(keyspace.dataset().inner(), &self.dataset.inner) {
+            return Ok(());
+        }
+        Err(Error::Argument {
+            what: "keyspace",
+            expected: format!("one of dataset {}", self.dataset.name()),
+            found: format!(
+                "{} of dataset {}",
+                keyspace.name(),
+                keyspace.dataset().name()
+            ),
+        })
+    }
+
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        self.changes.record_count() as usize
+    }
+
+    /// Whether there is no change.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Bytes that the batch will take in the log, about.
+    pub fn log_len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Writes the batch at the database's level. An empty one does nothing.
+    ///
+    /// # Errors
+    /// As [`WriteBatch::commit_with`].
+    pub fn commit(self) -> Result<()> {
+        let level = self.dataset.database.options().durability;
+        self.commit_with(level)
+    }
+
+    /// Writes the batch and returns once it has reached `level`.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] on a follower; the log's: where the kind is
+    /// [`Unknown`](crate::ErrorKind::Unknown), only the next open tells whether the batch is there.
+    pub fn commit_with(self, level: Durability) -> Result<()> {
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        self.dataset.inner.write(self.changes, level).map(|_| ())
+    }
+}
+
+impl std::fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dataset({})", self.inner.store.read().deref().id())
+    }
+}

@@ -1,0 +1,231 @@
+//! Walking a keyspace: an iterator from both ends, and a cursor that goes where it is told.
+
+use std::ops::Bound;
+
+use crate::error::{Error, Result};
+use crate::store::Value;
+use crate::store::batch::{KEYSPACE_LEN, name_of};
+use crate::store::iter::Scan;
+use crate::store::read::Moment;
+
+/// A key and its value.
+pub type Item = (Vec<u8>, Value);
+
+/// Keys and values of one moment, ascending; from the other end with [`Iterator::rev`].
+///
+/// The first error ends it: it never steps over what it cannot read.
+pub struct Iter {
+    moment: Moment,
+    bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    front: Option<Scan>,
+    back: Option<Scan>,
+    /// The last names that were given out at each end: the ends stop where they meet.
+    front_name: Option<Vec<u8>>,
+    back_name: Option<Vec<u8>>,
+    done: bool,
+}
+
+impl Iter {
+    pub(crate) fn new(moment: Moment, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>)) -> Iter {
+        let (front, back, front_name, back_name) = (None, None, None, None);
+        Iter {
+            moment,
+            bounds,
+            front,
+            back,
+            front_name,
+            back_name,
+            done: false,
+        }
+    }
+
+    fn end(&mut self, status: strandline_wal::Result<()>) -> Option<Result<Item>> {
+        self.done = true;
+        (self.front, self.back) = (None, None);
+        status.err().map(|error| Err(Error::from(error)))
+    }
+
+    fn item(&mut self, scan: &Scan) -> Option<Result<Item>> {
+        match scan.value() {
+            Ok(value) => Some(Ok((scan.name()[KEYSPACE_LEN..].to_vec(), value))),
+            Err(error) => self.end(Err(error)),
+        }
+    }
+}
+
+impl Iterator for Iter {
+    type Item = Result<Item>;
+
+    fn next(&mut self) -> Option<Result<Item>> {
+        if self.done {
+            return None;
+        }
+        let scan = match self.front.take() {
+            Some(mut scan) => {
+                scan.names().next();
+                scan
+            }
+            None => {
+                let mut scan = self.moment.scan(self.bounds.clone());
+                scan.names().first();
+                scan
+            }
+        };
+        let met = scan.is_valid()
+            && self
+                .back_name
+                .as_deref()
+                .is_some_and(|back| scan.name() >= back);
+        if !scan.is_valid() || met {
+            return self.end(scan.status());
+        }
+        let item = self.item(&scan);
+        if self.back.is_some() {
+            self.front_name = Some(scan.name().to_vec());
+        }
+        if !self.done {
+            self.front = Some(scan);
+        }
+        item
+    }
+}
+
+impl DoubleEndedIterator for Iter {
+    fn next_back(&mut self) -> Option<Result<Item>> {
+        if self.done {
+            return None;
+        }
+        if self.front_name.is_none() {
+            self.front_name = self.front.as_ref().map(|front| front.name().to_vec());
+        }
+        let scan = match self.back.take() {
+            Some(mut scan) => {
+                scan.names().prev();
+                scan
+            }
+            None => {
+                let mut scan = self.moment.scan(self.bounds.clone());
+                scan.names().last();
+                scan
+            }
+        };
+        let met = scan.is_valid()
+            && self
+                .front_name
+                .as_deref()
+                .is_some_and(|front| scan.name() <= front);
+        if !scan.is_valid() || met {
+            return self.end(scan.status());
+        }
+        let item = self.item(&scan);
+        self.back_name = Some(scan.name().to_vec());
+        if !self.done {
+            self.back = Some(scan);
+        }
+        item
+    }
+}
+
+/// A place in a keyspace at one moment, moved by hand.
+pub struct Cursor {
+    scan: Scan,
+    keyspace: u32,
+}
+
+impl Cursor {
+    pub(crate) fn new(
+        moment: Moment,
+        keyspace: u32,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    ) -> Cursor {
+        Cursor {
+            scan: moment.scan(bounds),
+            keyspace,
+        }
+    }
+
+    /// Moves to the first key at or behind `key`. Returns whether there is one, as all moves do.
+    ///
+    /// # Errors
+    /// The disk's, and damage in the place where the next key must be looked for, as all moves.
+    pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.scan
+            .names()
+            .seek(&name_of(self.keyspace, key.as_ref()));
+        self.moved()
+    }
+
+    /// Moves to the last key at or before `key`.
+    ///
+    /// # Errors
+    /// As [`Cursor::seek`].
+    pub fn seek_back(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.scan
+            .names()
+            .seek_for_prev(&name_of(self.keyspace, key.as_ref()));
+        self.moved()
+    }
+
+    /// Moves to the first key.
+    ///
+    /// # Errors
+    /// As [`Cursor::seek`].
+    pub fn first(&mut self) -> Result<bool> {
+        self.scan.names().first();
+        self.moved()
+    }
+
+    /// Moves to the last key.
+    ///
+    /// # Errors
+    /// As [`Cursor::seek`].
+    pub fn last(&mut self) -> Result<bool> {
+        self.scan.names().last();
+        self.moved()
+    }
+
+    /// Moves to the next key. Does nothing where the cursor stands nowhere.
+    ///
+    /// # Errors
+    /// As [`Cursor::seek`].
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it moves; the key and value are asked for"
+    )]
+    pub fn next(&mut self) -> Result<bool> {
+        self.scan.names().next();
+        self.moved()
+    }
+
+    /// Moves to the key before. Does nothing where the cursor stands nowhere.
+    ///
+    /// # Errors
+    /// As [`Cursor::seek`].
+    pub fn prev(&mut self) -> Result<bool> {
+        self.scan.names().prev();
+        self.moved()
+    }
+
+    fn moved(&self) -> Result<bool> {
+        self.scan.status()?;
+        Ok(self.scan.is_valid())
+    }
+
+    /// The key that the cursor stands on.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.scan
+            .is_valid()
+            .then(|| &self.scan.name()[KEYSPACE_LEN..])
+    }
+
+    /// The value of that key.
+    ///
+    /// # Errors
+    /// The disk's, and damage in the value.
+    pub fn value(&self) -> Result<Option<Value>> {
+        if !self.scan.is_valid() {
+            return Ok(None);
+        }
+        Ok(Some(self.scan.value()?))
+    }
+}

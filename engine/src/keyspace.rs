@@ -1,0 +1,180 @@
+//! A keyspace: a named, ordered map inside a dataset.
+
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use crate::dataset::Dataset;
+use crate::error::Result;
+use crate::iter::{Cursor, Iter};
+use crate::options::Durability;
+use crate::store::Value;
+use crate::store::batch::{Changes, name_of};
+
+/// An ordered map of keys to values, both byte strings. Clones are the same keyspace.
+#[derive(Clone, Debug)]
+pub struct Keyspace {
+    dataset: Dataset,
+    number: u32,
+    name: Arc<str>,
+}
+
+impl Keyspace {
+    pub(crate) fn new(dataset: Dataset, number: u32, name: &str) -> Keyspace {
+        Keyspace {
+            dataset,
+            number,
+            name: name.into(),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The dataset that it belongs to.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// The committed value of a key, without a copy.
+    ///
+    /// # Errors
+    /// The disk's, and damage in the place where the key must be looked for: other keys stay
+    /// readable.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.dataset
+            .inner()
+            .store()
+            .get(&name_of(self.number, key.as_ref()))
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// The values of many keys, all of one moment.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`], of the first key that fails.
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        let now = self.dataset.inner().store().now();
+        keys.into_iter()
+            .map(|key| now.get(&name_of(self.number, key.as_ref())))
+            .collect()
+    }
+
+    /// Sets the value of a key at the database's level.
+    ///
+    /// # Errors
+    /// As [`crate::WriteBatch::put`] and [`crate::WriteBatch::commit_with`].
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_with(key, value, self.dataset.database().options().durability)
+    }
+
+    /// Sets the value of a key and returns once it has reached `level`.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        level: Durability,
+    ) -> Result<()> {
+        let options = self.dataset.database().options();
+        let mut changes = Changes::default();
+        let route = (&options.router, options.entity_rule);
+        changes.put(route, self.number, key.as_ref(), value.as_ref())?;
+        self.dataset.inner().write(changes, level).map(|_| ())
+    }
+
+    /// Removes a key, whether it is there or not.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.delete_with(key, self.dataset.database().options().durability)
+    }
+
+    /// Removes a key and returns once that has reached `level`.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn delete_with(&self, key: impl AsRef<[u8]>, level: Durability) -> Result<()> {
+        let options = self.dataset.database().options();
+        let mut changes = Changes::default();
+        let route = (&options.router, options.entity_rule);
+        changes.delete(route, self.number, key.as_ref())?;
+        self.dataset.inner().write(changes, level).map(|_| ())
+    }
+
+    /// All keys and values, ascending, as they are now.
+    pub fn iter(&self) -> Iter {
+        self.range::<&[u8], _>(..)
+    }
+
+    /// The keys of a range and their values, ascending, as they are now; from the other end with
+    /// [`Iterator::rev`].
+    pub fn range<K: AsRef<[u8]>, R: RangeBounds<K>>(&self, range: R) -> Iter {
+        let now = self.dataset.inner().store().now();
+        Iter::new(now, bounds_of(self.number, &range))
+    }
+
+    /// The keys that start with `prefix`, and no others, with their values.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
+        let now = self.dataset.inner().store().now();
+        Iter::new(now, prefix_bounds(self.number, prefix.as_ref()))
+    }
+
+    /// A cursor over the keyspace as it is now.
+    pub fn cursor(&self) -> Cursor {
+        let now = self.dataset.inner().store().now();
+        Cursor::new(now, self.number, bounds_of::<&[u8], _>(self.number, &(..)))
+    }
+}
+
+type NameBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// The names of a keyspace within a range of keys.
+pub(crate) fn bounds_of<K: AsRef<[u8]>, R: RangeBounds<K>>(keyspace: u32, range: &R) -> NameBounds {
+    let lower = match range.start_bound() {
+        Bound::Included(key) => Bound::Included(name_of(keyspace, key.as_ref())),
+        Bound::Excluded(key) => Bound::Excluded(name_of(keyspace, key.as_ref())),
+        Bound::Unbounded => Bound::Included(name_of(keyspace, &[])),
+    };
+    let upper = match range.end_bound() {
+        Bound::Included(key) => Bound::Included(name_of(keyspace, key.as_ref())),
+        Bound::Excluded(key) => Bound::Excluded(name_of(keyspace, key.as_ref())),
+        Bound::Unbounded => after(name_of(keyspace, &[])),
+    };
+    (lower, upper)
+}
+
+/// The names of a keyspace whose keys start with a prefix.
+pub(crate) fn prefix_bounds(keyspace: u32, prefix: &[u8]) -> NameBounds {
+    let name = name_of(keyspace, prefix);
+    (Bound::Included(name.clone()), after(name))
+}
+
+/// The end of everything that starts with `prefix`.
+fn after(mut prefix: Vec<u8>) -> Bound<Vec<u8>> {
+    while let Some(last) = prefix.pop() {
+        if last < u8::MAX {
+            prefix.push(last + 1);
+            return Bound::Excluded(prefix);
+        }
+    }
+    Bound::Unbounded
+}

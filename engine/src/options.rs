@@ -1,0 +1,204 @@
+//! Every setting of a database, each with its unit, default, range and reason.
+
+use crate::config::NodeConfig;
+use crate::error::{Error, Result};
+use crate::router::{EntityRule, ShardRouter};
+
+/// Longest key, in bytes.
+pub const KEY_LEN_MAX: usize = 65_535;
+/// Longest value, in bytes.
+pub const VALUE_LEN_MAX: usize = 64 << 20;
+/// Longest keyspace name, in bytes.
+pub const KEYSPACE_NAME_LEN_MAX: usize = 255;
+
+/// What a write has survived when its call returns. Each level includes the ones before it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Durability {
+    /// Nothing: it is visible in this process. Only an in-memory database has this level; others
+    /// treat it as [`Durability::Os`].
+    Memory,
+    /// The death of the process.
+    Os,
+    /// The death of the machine: synced to the disk.
+    #[default]
+    Disk,
+    /// `Disk`, and every one of at least n followers has received it.
+    Received(u8),
+    /// `Disk`, and at least n followers have synced it.
+    Durable(u8),
+    /// `Disk`, and at least n followers show it to readers.
+    Applied(u8),
+}
+
+impl Durability {
+    /// The part of the level that concerns this node alone.
+    pub(crate) fn local(self) -> Durability {
+        match self {
+            Durability::Memory | Durability::Os => Durability::Os,
+            _ => Durability::Disk,
+        }
+    }
+
+    /// The number of followers that it needs; 0 where it is local.
+    pub fn follower_count(self) -> u8 {
+        match self {
+            Durability::Received(n) | Durability::Durable(n) | Durability::Applied(n) => n,
+            Durability::Memory | Durability::Os | Durability::Disk => 0,
+        }
+    }
+}
+
+/// Who does background work: flushes, compaction, pre-zeroed files.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Background {
+    /// One thread of the database's own.
+    #[default]
+    Thread,
+    /// Whoever calls [`crate::Database::run_background`], and writers that cannot go on without.
+    /// One thread then replays everything from a seed.
+    Manual,
+}
+
+/// The settings of a database. Start from [`Options::default`] and change what you must.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Level of writes that do not name one. Default `Disk`: an acknowledged write is synced.
+    pub durability: Durability,
+    /// How entities are spread over shards; fixed at creation. Default one shard: more pay off with
+    /// several busy writers.
+    pub router: ShardRouter,
+    /// Which entity a key belongs to; fixed at creation. Default: the hash of the whole key.
+    pub entity_rule: EntityRule,
+    /// Bytes of log that a memtable may cover before it is flushed. Default 64 MiB; 64 KiB to 4 GiB.
+    /// Recovery reads up to this much per memtable; larger ones write less.
+    pub memtable_len_max: u64,
+    /// Sealed memtables that may wait for their flush before writers wait too. Default 2; 1 to 16.
+    pub memtable_count_max: usize,
+    /// Capacity of a log's first segment, in bytes. Default 1 MiB; 64 KiB to 1 GiB. Grows with load.
+    pub segment_len_start: u64,
+    /// Capacity that busy segments double up to, in bytes. Default 64 MiB; 64 KiB to 1 GiB.
+    pub segment_len_max: u64,
+    /// Values of at least this many bytes stay in their log segment. Default 4 KiB; 64 to 64 MiB.
+    /// Smaller ones are cheaper to move than to look up elsewhere.
+    pub large_value_len_min: usize,
+    /// Length at which a compaction starts a new table, in bytes. Default 64 MiB; 64 KiB to 2 GiB.
+    pub table_len_max: u64,
+    /// Sorted runs above the bottom one before they are merged. Default 4; 1 to 16. More write less
+    /// and read more.
+    pub run_count_max: usize,
+    /// Memory for table blocks where files are not mapped, in bytes. Default 64 MiB; any.
+    pub cache_len_max: u64,
+    /// Log kept for followers that are connected or were within this run, in bytes. Default 1 GiB.
+    /// A follower that falls behind further gets a checkpoint.
+    pub follower_log_len_max: u64,
+    /// How long a write waits for followers, in milliseconds. Default 10 000; 1 to 3 600 000.
+    pub ack_timeout_ms: u64,
+    /// Who does background work. Default: a thread.
+    pub background: Background,
+    /// What this node is. Default: a single node, shard 0, region 0.
+    pub node: NodeConfig,
+    /// Whether a missing database is created. Default true.
+    pub create: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            durability: Durability::Disk,
+            router: ShardRouter::Single,
+            entity_rule: EntityRule::KeyHash,
+            memtable_len_max: 64 << 20,
+            memtable_count_max: 2,
+            segment_len_start: 1 << 20,
+            segment_len_max: 64 << 20,
+            large_value_len_min: 4 << 10,
+            table_len_max: 64 << 20,
+            run_count_max: 4,
+            cache_len_max: 64 << 20,
+            follower_log_len_max: 1 << 30,
+            ack_timeout_ms: 10_000,
+            background: Background::Thread,
+            node: NodeConfig::default(),
+            create: true,
+        }
+    }
+}
+
+impl Options {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// Names the first setting that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        const KIB: u64 = 1 << 10;
+        const GIB: u64 = 1 << 30;
+        let ranges: [(&'static str, u64, u64, u64); 9] = [
+            ("memtable_len_max", self.memtable_len_max, 64 * KIB, 4 * GIB),
+            ("memtable_count_max", self.memtable_count_max as u64, 1, 16),
+            ("segment_len_start", self.segment_len_start, 64 * KIB, GIB),
+            ("segment_len_max", self.segment_len_max, 64 * KIB, GIB),
+            (
+                "large_value_len_min",
+                self.large_value_len_min as u64,
+                64,
+                64 << 20,
+            ),
+            ("table_len_max", self.table_len_max, 64 * KIB, 2 * GIB),
+            ("run_count_max", self.run_count_max as u64, 1, 16),
+            ("ack_timeout_ms", self.ack_timeout_ms, 1, 3_600_000),
+            (
+                "segment_len_start",
+                self.segment_len_start,
+                0,
+                self.segment_len_max,
+            ),
+        ];
+        match ranges
+            .iter()
+            .find(|(_, value, min, max)| !(min..=max).contains(&value))
+        {
+            None => self.node.check(),
+            Some((what, value, min, max)) => Err(Error::Argument {
+                what,
+                expected: format!("from {min} to {max}"),
+                found: value.to_string(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_in_range() {
+        Options::default().check().unwrap();
+    }
+
+    #[test]
+    fn a_setting_out_of_range_is_named() {
+        let options = Options {
+            memtable_len_max: 1,
+            ..Options::default()
+        };
+        assert!(
+            options
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("memtable_len_max")
+        );
+        let options = Options {
+            segment_len_max: 64 << 10,
+            ..Options::default()
+        };
+        assert!(
+            options
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("segment_len_start")
+        );
+    }
+}

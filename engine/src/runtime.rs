@@ -1,0 +1,153 @@
+//! Background work of one database: a thread that flushes and one that compacts, or none at all.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// Longest sleep of a background thread: idle work is looked for this often.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The stores that background work is done for, as they are now.
+pub(crate) type Stores = Arc<dyn Fn() -> Vec<Arc<Store>> + Send + Sync>;
+
+/// Wakes background threads.
+#[derive(Default)]
+pub(crate) struct Signal {
+    rung: Mutex<u64>,
+    changed: Condvar,
+    stopped: AtomicBool,
+}
+
+impl Signal {
+    pub fn ring(&self) {
+        *self.rung.lock() += 1;
+        self.changed.notify_all();
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    fn wait(&self, seen: &mut u64) {
+        let mut rung = self.rung.lock();
+        if *rung == *seen && !self.is_stopped() {
+            self.changed.wait_for(&mut rung, PATIENCE);
+        }
+        *seen = *rung;
+    }
+}
+
+/// The background threads of one database; dropped, they are stopped and joined.
+pub(crate) struct Runtime {
+    signal: Arc<Signal>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Runtime {
+    /// Starts the threads.
+    pub fn start(signal: Arc<Signal>, stores: &Stores) -> std::io::Result<Runtime> {
+        let runtime = Runtime {
+            signal,
+            threads: Mutex::default(),
+        };
+        runtime.spawn("strandline-flush", Arc::clone(stores), flush_step)?;
+        runtime.spawn("strandline-compact", Arc::clone(stores), compact_step)?;
+        Ok(runtime)
+    }
+
+    /// No threads: whoever calls does the work.
+    pub fn manual(signal: Arc<Signal>) -> Runtime {
+        Runtime {
+            signal,
+            threads: Mutex::default(),
+        }
+    }
+
+    fn spawn(
+        &self,
+        name: &str,
+        stores: Stores,
+        work: fn(&Store) -> Result<bool>,
+    ) -> std::io::Result<()> {
+        let signal = Arc::clone(&self.signal);
+        let run = move || {
+            let mut seen = 0;
+            while !signal.is_stopped() {
+                for store in stores() {
+                    step(&store, work, &signal);
+                }
+                signal.wait(&mut seen);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(run)?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Stops and joins the threads. Idempotent.
+    pub fn stop(&self) {
+        self.signal.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A panic inside was caught and told to the store; nothing is left to say here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Works for one store until there is nothing to do. Failures are the store's to report: a full disk
+/// is met again by writers, and tried again later.
+fn step(store: &Store, work: fn(&Store) -> Result<bool>, signal: &Signal) {
+    while !signal.is_stopped() && store.check().is_ok() {
+        match catch_unwind(AssertUnwindSafe(|| work(store))) {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return,
+            Ok(Err(error)) => {
+                store.note_background_failure(error);
+                return;
+            }
+            Err(panic) => {
+                store.stop(Error::Stopped {
+                    what: "background work",
+                    cause: said(&panic),
+                });
+                return;
+            }
+        }
+    }
+}
+
+fn said(panic: &Box<dyn std::any::Any + Send>) -> Arc<str> {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a message").into()
+}
+
+/// One piece of flushing. Returns whether there was something to do.
+pub(crate) fn flush_step(store: &Store) -> Result<bool> {
+    store.flush_oldest()
+}
+
+/// One piece of compaction. Returns whether there was something to do.
+pub(crate) fn compact_step(store: &Store) -> Result<bool> {
+    store.compact_step()
+}

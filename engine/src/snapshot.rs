@@ -1,0 +1,69 @@
+//! A dataset at one moment.
+
+use std::ops::RangeBounds;
+
+use crate::dataset::Dataset;
+use crate::error::Result;
+use crate::iter::{Cursor, Iter};
+use crate::keyspace::{Keyspace, bounds_of, prefix_bounds};
+use crate::store::Value;
+use crate::store::batch::name_of;
+use crate::store::read::Moment;
+
+/// One committed state of a dataset, across its keyspaces and shards.
+///
+/// It holds the memory and files of that state until it is dropped, whatever is written, flushed,
+/// compacted or removed meanwhile.
+#[derive(Clone)]
+pub struct Snapshot {
+    dataset: Dataset,
+    moment: Moment,
+}
+
+impl Snapshot {
+    pub(crate) fn new(dataset: Dataset, moment: Moment) -> Snapshot {
+        Snapshot { dataset, moment }
+    }
+
+    /// The dataset that it is of.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// The hybrid logical time of the state.
+    pub fn timestamp(&self) -> strandline_wal::Hlc {
+        self.moment.at
+    }
+
+    /// The value of a key then.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.moment.get(&name_of(keyspace.number(), key.as_ref()))
+    }
+
+    /// The keys of a range then, with their values.
+    pub fn range<K: AsRef<[u8]>, R: RangeBounds<K>>(&self, keyspace: &Keyspace, range: R) -> Iter {
+        Iter::new(self.moment.clone(), bounds_of(keyspace.number(), &range))
+    }
+
+    /// All keys then, with their values.
+    pub fn iter(&self, keyspace: &Keyspace) -> Iter {
+        self.range::<&[u8], _>(keyspace, ..)
+    }
+
+    /// The keys that started with `prefix` then, with their values.
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Iter {
+        Iter::new(
+            self.moment.clone(),
+            prefix_bounds(keyspace.number(), prefix.as_ref()),
+        )
+    }
+
+    /// A cursor over a keyspace as it was then.
+    pub fn cursor(&self, keyspace: &Keyspace) -> Cursor {
+        let bounds = bounds_of::<&[u8], _>(keyspace.number(), &(..));
+        Cursor::new(self.moment.clone(), keyspace.number(), bounds)
+    }
+}

@@ -1,0 +1,72 @@
+//! Turns records into state. Live writes, recovery and followers all pass through here.
+
+use strandline_wal::batch::{Damage, Kind, Record, Records};
+use strandline_wal::{Hlc, ShardId};
+
+use super::catalog::Catalog;
+use super::memtable::{MemEntry, Memtable};
+use crate::table::{EntryKind, LogPlace};
+
+/// Where a batch's payload lies in the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PayloadPlace {
+    pub shard: ShardId,
+    pub segment: u64,
+    pub at: u32,
+}
+
+/// Applies the records of one batch. Applying one again changes nothing: a version that is already
+/// there is the same version.
+pub(crate) fn apply(
+    records: Records<'_>,
+    version: Hlc,
+    place: PayloadPlace,
+    memtable: &Memtable,
+    catalog: &Catalog,
+) -> Result<(), Damage> {
+    for (order, record) in records.enumerate() {
+        let record = record?;
+        match record.kind {
+            Kind::Put | Kind::Delete => {
+                let kind = match record.kind {
+                    Kind::Put => EntryKind::Value,
+                    _ => EntryKind::Tombstone,
+                };
+                let value = LogPlace {
+                    shard: place.shard,
+                    first_seq: place.segment,
+                    offset: place.at + record.body_at as u32,
+                    len: record.body.len() as u32,
+                };
+                let order = order as u32;
+                memtable.insert(record.head, version, order, MemEntry { kind, place: value });
+            }
+            Kind::Control => control(&record, catalog)?,
+        }
+    }
+    Ok(())
+}
+
+fn control(record: &Record<'_>, catalog: &Catalog) -> Result<(), Damage> {
+    let wrong = |what, found| {
+        Err(Damage::Record {
+            at: record.body_at,
+            what,
+            found,
+        })
+    };
+    match record.head {
+        [strandline_wal::control::EPOCH_START] => Ok(()),
+        [super::catalog::KEYSPACE_CREATED] => match super::catalog::decode(record.body) {
+            Some((number, name)) => {
+                catalog.learn(number, name);
+                Ok(())
+            }
+            None => wrong("keyspace record", record.body.len() as u64),
+        },
+        _ => wrong(
+            "control code",
+            record.head.first().copied().unwrap_or_default().into(),
+        ),
+    }
+}

@@ -1,0 +1,224 @@
+//! Tables become fewer tables, and dead values leave their segments.
+//!
+//! Runs above the bottom one are merged once there are [`Options::run_count_max`] of them; they go
+//! into the bottom run once they are a quarter of it. So a name is looked for in few places, and a
+//! byte is rewritten a few times on its way down. Space is bounded too: where live values are less than
+//! half of the segments that hold them, everything is merged and the values of mostly dead segments
+//! are moved into tables.
+//!
+//! [`Options::run_count_max`]: crate::Options::run_count_max
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use strandline_wal::ShardId;
+
+use super::flush::Outputs;
+use super::iter::RunCursor;
+use super::merge::{CompactionIter, CompactionRules, Merge};
+use super::view::{Run, View};
+use super::{Counters, Role, Store};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::table::{EntryKind, PointerSource, ValuePointer, ValueSource};
+
+/// Runs above the bottom go into it once they are this share of it.
+const BOTTOM_SHARE: u64 = 4;
+/// Segments with less than this share of live values give them up when they are met.
+const LIVE_SHARE_MIN: f64 = 0.5;
+/// Dead values below this are not worth a compaction of their own, in bytes.
+const DEAD_LEN_MIN: u64 = 4 << 20;
+
+impl Store {
+    /// Compacts if it is worth it. Returns whether something was done.
+    ///
+    /// # Errors
+    /// The disk's, or damage in an input: nothing changes then, and damaged bytes are never given a
+    /// new checksum.
+    pub fn compact_step(&self) -> Result<bool> {
+        if self.role == Role::Reader {
+            return Ok(false);
+        }
+        let _compacting = self.compacting.lock();
+        let view = self.view();
+        match self.choose(&view) {
+            None => Ok(false),
+            Some(runs) => self.merge_runs(&view, runs).map(|()| true),
+        }
+    }
+
+    /// Merges everything into one run.
+    ///
+    /// # Errors
+    /// As [`Store::compact_step`].
+    pub fn compact(&self) -> Result<()> {
+        self.flush()?;
+        let _compacting = self.compacting.lock();
+        let view = self.view();
+        if view.runs.is_empty() {
+            return Ok(());
+        }
+        self.merge_runs(&view, 0..view.runs.len())
+    }
+
+    /// The runs to merge, newest first, or `None`.
+    fn choose(&self, view: &View) -> Option<Range<usize>> {
+        if self.is_wasteful(view) {
+            return Some(0..view.runs.len());
+        }
+        let (bottom, tiers) = view.runs.split_last()?;
+        if tiers.len() < self.options().run_count_max {
+            return None;
+        }
+        let tiers_len: u64 = tiers.iter().map(|run| run.len()).sum();
+        if tiers_len * BOTTOM_SHARE >= bottom.len() {
+            return Some(0..view.runs.len());
+        }
+        // An old tier that outweighs all newer ones together is left out, so that a byte is rewritten
+        // a logarithmic number of times.
+        let mut newer_len = 0;
+        let mut end = 0;
+        for run in tiers {
+            if end >= 2 && run.len() > newer_len {
+                break;
+            }
+            newer_len += run.len();
+            end += 1;
+        }
+        Some(0..end)
+    }
+
+    /// Live bytes of each segment that tables point into.
+    fn live_lens(view: &View) -> HashMap<(ShardId, u64), u64> {
+        let mut live = HashMap::new();
+        for table in view.runs.iter().flat_map(|run| &run.tables) {
+            for file in table
+                .meta()
+                .files
+                .iter()
+                .filter(|f| f.source == PointerSource::Segment)
+            {
+                *live.entry((file.shard, file.file)).or_default() += file.live_len;
+            }
+        }
+        live
+    }
+
+    /// Whether dead values take more room than live ones.
+    fn is_wasteful(&self, view: &View) -> bool {
+        let live: u64 = Self::live_lens(view).values().sum();
+        let all: u64 = view.values.values().map(|segment| segment.data_len()).sum();
+        all.saturating_sub(live) > live.max(DEAD_LEN_MIN.min(self.options().segment_len_max))
+            && view.runs.len() > 1
+    }
+
+    /// Merges runs that lie side by side into one.
+    fn merge_runs(&self, view: &View, runs: Range<usize>) -> Result<()> {
+        let inputs = &view.runs[runs.clone()];
+        let live = Self::live_lens(view);
+        let leaves = |pointer: &ValuePointer| {
+            let place = (pointer.shard, pointer.file);
+            let all = view
+                .values
+                .get(&place)
+                .map_or(0, |segment| segment.data_len());
+            let live = live.get(&place).copied().unwrap_or_default();
+            (live as f64) < all as f64 * LIVE_SHARE_MIN
+        };
+        let rules = CompactionRules {
+            snapshots: Vec::new(),
+            horizon: self.watermarks.visible(),
+            is_bottom: runs.end == view.runs.len(),
+        };
+        let cursors: Vec<RunCursor> = inputs
+            .iter()
+            .map(|run| RunCursor::new(Arc::clone(run), true))
+            .collect();
+        let mut entries = CompactionIter::new(Merge::new(cursors), rules, |_| {});
+        let mut outputs = Outputs::new(self);
+        let copied = self.copy_entries(view, &mut entries, &leaves, &mut outputs);
+        if let Err(error) = copied {
+            outputs.discard();
+            return Err(error);
+        }
+        let metas = outputs.finish()?;
+        let tables = self.open_tables(&metas)?;
+        let gone: Vec<u64> = inputs
+            .iter()
+            .flat_map(|run| &run.tables)
+            .map(|t| t.identity().number)
+            .collect();
+        // Flushes only add in front, so the distance from the end stays.
+        let (before, below) = (runs.len(), view.runs.len() - runs.end);
+        self.install(
+            |manifest| {
+                let end = manifest.runs.len() - below;
+                let merged = (!metas.is_empty()).then_some(metas);
+                manifest.runs.splice(end - before..end, merged);
+            },
+            |view| {
+                let end = view.runs.len() - below;
+                let merged = (!tables.is_empty()).then(|| Arc::new(Run { tables }));
+                view.runs.splice(end - before..end, merged);
+            },
+        )?;
+        Counters::add(&self.counters.compactions, 1);
+        self.remove_tables(&gone)?;
+        self.drop_segments()
+    }
+
+    fn copy_entries<F: FnMut(super::merge::Dropped<'_>)>(
+        &self,
+        view: &View,
+        entries: &mut CompactionIter<RunCursor, F>,
+        leaves: &dyn Fn(&ValuePointer) -> bool,
+        outputs: &mut Outputs,
+    ) -> Result<()> {
+        entries.first();
+        while entries.is_valid() {
+            let key = entries.key();
+            match entries.value() {
+                ValueSource::Absent => {
+                    outputs.add(key.name, key.version, EntryKind::Tombstone, &[])?;
+                }
+                ValueSource::Bytes(bytes) => {
+                    outputs.add(key.name, key.version, EntryKind::Value, bytes)?;
+                }
+                ValueSource::Pointer(pointer) if leaves(&pointer) => {
+                    let value = view.pointed(&pointer)?;
+                    outputs.add(key.name, key.version, EntryKind::Value, &value)?;
+                    Counters::add(&self.counters.values_moved, 1);
+                }
+                ValueSource::Pointer(pointer) => {
+                    outputs.add(key.name, key.version, EntryKind::Pointer, &pointer.encode())?;
+                }
+                ValueSource::Log(_) => unreachable!("a table does not point into a memtable's log"),
+            }
+            entries.next();
+            self.check()?;
+        }
+        entries.status()?;
+        Ok(())
+    }
+
+    /// Removes tables that the manifest no longer names. Readers that hold them keep them.
+    fn remove_tables(&self, numbers: &[u64]) -> Result<()> {
+        let disk = self.shared.env.disk.as_ref();
+        for number in numbers {
+            let path = files::table(&self.dir, *number);
+            strandline_wal::IoContext::during(disk.remove(&path), "remove", &path)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a background failure for writers to see; a full disk is tried again later.
+    pub fn note_background_failure(&self, error: Error) {
+        if error.is_no_space() || error.is_corruption() {
+            *self.pressure.failed.lock() = Some(error);
+            self.pressure.changed.notify_all();
+        } else if self.check().is_ok() {
+            self.stop(error);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! A follower's side: shipped bytes become log and state, and a leader's marks make them visible.
+//!
+//! A follower is a database that never finishes recovering: the same bytes pass through the same
+//! `apply`. What is appended is in the memtable at once and invisible until the leader's committed
+//! mark covers it in every shard.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use strandline_wal::batch::BatchHeader;
+use strandline_wal::reader::{Reader, Step};
+use strandline_wal::writer::Appended;
+use strandline_wal::{Hlc, Position, ShardId};
+
+use super::recover::apply_stored;
+use super::watermarks::Mark;
+use super::{Role, Store};
+use crate::error::{Error, Result};
+
+/// Batches that are in the logs and not known to be committed, per shard, oldest first.
+pub(super) struct Pending {
+    shards: Vec<VecDeque<PendingBatch>>,
+    /// The exact cut that everything taken out makes up.
+    mark: Mark,
+}
+
+#[derive(Clone, Copy)]
+struct PendingBatch {
+    timestamp: Hlc,
+    ordinal: u16,
+    last_seq: u64,
+}
+
+impl Pending {
+    pub fn new(mark: Mark) -> Pending {
+        Pending {
+            shards: mark.seqs.iter().map(|_| VecDeque::new()).collect(),
+            mark,
+        }
+    }
+
+    pub fn note(&mut self, shard: ShardId, header: &BatchHeader) {
+        let shard = usize::from(shard.0);
+        if header.last_seq() > self.mark.seqs[shard] {
+            self.shards[shard].push_back(PendingBatch {
+                timestamp: header.timestamp,
+                ordinal: header.ordinal,
+                last_seq: header.last_seq(),
+            });
+        }
+    }
+
+    /// Takes out everything up to a time, and returns the cut that it ends at.
+    fn take(&mut self, until: Hlc) -> Mark {
+        for (shard, batches) in self.shards.iter_mut().enumerate() {
+            while let Some(batch) = pop_until(batches, until) {
+                self.mark.seqs[shard] = batch.last_seq;
+                if batch.timestamp > self.mark.timestamp {
+                    self.mark.timestamp = batch.timestamp;
+                    self.mark.ordinal = batch.ordinal;
+                }
+            }
+        }
+        self.mark.clone()
+    }
+}
+
+fn pop_until(batches: &mut VecDeque<PendingBatch>, until: Hlc) -> Option<PendingBatch> {
+    let due = batches
+        .front()
+        .is_some_and(|batch| batch.timestamp <= until);
+    due.then(|| batches.pop_front()).flatten()
+}
+
+impl Store {
+    /// Appends bytes of a leader's segment, from offset `at` on, and applies the batches in them.
+    /// Stops at the last whole batch; what was appended before is skipped.
+    ///
+    /// # Errors
+    /// The log's, where the bytes do not continue it or are damaged; nothing of a bad batch is kept.
+    pub fn append_shipped(
+        &self,
+        shard: ShardId,
+        segment: u64,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<Appended> {
+        self.check_follows()?;
+        if self.view.read().sealed.len() > self.options().memtable_count_max {
+            self.make_room()?;
+        }
+        let mut commit = self.commit.lock();
+        self.check()?;
+        if commit.level.log_len() >= self.options().memtable_len_max {
+            self.seal_memtable(&mut commit);
+            (self.shared.wake)();
+        }
+        let level = Arc::clone(&commit.level);
+        let writer = &mut commit.writers[usize::from(shard.0)];
+        let before = writer.position().seq;
+        let appended = writer.append_verbatim(segment, at, bytes);
+        // Whatever was appended before an error is in the log, and so must be in the state.
+        let after = writer.position().seq;
+        if after > before {
+            self.apply_new(shard, before + 1, &level)?;
+        }
+        drop(commit);
+        let appended = appended?;
+        self.news.tell();
+        Ok(appended)
+    }
+
+    fn apply_new(
+        &self,
+        shard: ShardId,
+        from_seq: u64,
+        level: &super::view::MemLevel,
+    ) -> Result<()> {
+        let mut reader = Reader::new(Arc::clone(self.log(shard)), from_seq);
+        while let Step::Batch(batch) = reader.next()? {
+            apply_stored(&batch, level, &self.catalog)?;
+            self.pending.lock().note(shard, &batch.header);
+            if let Some(entry) = super::recover::epoch_start(&batch) {
+                self.note_epoch(shard, entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals a segment with its leader's footer.
+    ///
+    /// # Errors
+    /// The log's, where it is not the footer of exactly these bytes.
+    pub fn seal_shipped(&self, shard: ShardId, segment: u64, footer: &[u8]) -> Result<()> {
+        self.check_follows()?;
+        let mut commit = self.commit.lock();
+        self.check()?;
+        commit.writers[usize::from(shard.0)].seal_verbatim(segment, footer)?;
+        drop(commit);
+        self.news.tell();
+        Ok(())
+    }
+
+    /// Makes everything appended so far durable, and returns what that is, per shard.
+    ///
+    /// # Errors
+    /// The disk's; the log is poisoned by it.
+    pub fn sync_shipped(&self) -> Result<Vec<u64>> {
+        self.check_follows()?;
+        let mut seqs = Vec::with_capacity(self.logs.len());
+        for log in &self.logs {
+            seqs.push(log.sync()?);
+        }
+        let now_ns = self.shared.env.clock.mono_ns();
+        let written_ns = self.marks.lock().written_ns;
+        if now_ns.saturating_sub(written_ns) >= strandline_wal::marks::INTERVAL_NS {
+            // Marks only ever add proof: where they cannot be written, the next ones are.
+            let _ = self.write_marks(false);
+        }
+        Ok(seqs)
+    }
+
+    /// Shows readers everything up to `committed`, if all of it is here: `seqs` are, per shard, the
+    /// last sequences that it may reach. Returns whether it was.
+    pub fn commit_shipped(&self, committed: Hlc, seqs: &[u64]) -> bool {
+        let here = seqs.len() == self.logs.len()
+            && self
+                .logs
+                .iter()
+                .zip(seqs)
+                .all(|(log, seq)| log.last_seq() >= *seq);
+        if here && committed > self.watermarks.visible() {
+            let mark = self.pending.lock().take(committed);
+            if mark.timestamp > self.watermarks.visible() {
+                self.watermarks.publish_to(&mark);
+                self.watermarks.commit_to(&mark);
+                self.news.tell();
+            }
+        }
+        here
+    }
+
+    /// Where each shard's log ends.
+    pub fn positions(&self) -> Vec<Position> {
+        let commit = self.commit.lock();
+        commit
+            .writers
+            .iter()
+            .map(strandline_wal::writer::Writer::position)
+            .collect()
+    }
+
+    /// Where each shard's log ends, with the chain value there.
+    pub fn tails(&self) -> Vec<(Position, u32)> {
+        let commit = self.commit.lock();
+        commit
+            .writers
+            .iter()
+            .map(|w| (w.position(), w.tail().chain))
+            .collect()
+    }
+
+    fn check_follows(&self) -> Result<()> {
+        match self.role {
+            Role::Follower => Ok(()),
+            Role::Leader | Role::Reader => Err(Error::ReadOnly {
+                what: format!("dataset {}", self.id),
+                why: "it does not follow; shipped bytes are for followers",
+            }),
+        }
+    }
+
+    /// Waits, or works, while too many memtables wait for their flush.
+    fn make_room(&self) -> Result<()> {
+        if self.is_manual() {
+            self.flush_oldest()?;
+            return Ok(());
+        }
+        (self.shared.wake)();
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! Walking names in order: one cursor over a run's tables, and the merge of all that a view holds.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use strandline_wal::{Hlc, Result};
+
+use super::merge::{Merge, VisibleIter};
+use super::view::{Run, Value, View};
+use crate::table::{Cursor, EntryKind, Found, InternalKey, TableCursor, ValueSource};
+
+/// A cursor over the tables of a run, opened one at a time.
+pub(crate) struct RunCursor {
+    run: Arc<Run>,
+    /// The table that the cursor is in.
+    at: usize,
+    cursor: Option<TableCursor>,
+    /// Whether blocks are kept in the cache.
+    once: bool,
+}
+
+impl RunCursor {
+    pub fn new(run: Arc<Run>, once: bool) -> RunCursor {
+        RunCursor {
+            run,
+            at: 0,
+            cursor: None,
+            once,
+        }
+    }
+
+    /// Enters a table; beyond either end the cursor stands nowhere.
+    fn enter(&mut self, at: usize) -> Option<&mut TableCursor> {
+        let table = self.run.tables.get(at)?;
+        if self.at != at || self.cursor.is_none() {
+            self.cursor = Some(if self.once {
+                table.cursor_once()
+            } else {
+                table.cursor()
+            });
+            self.at = at;
+        }
+        self.cursor.as_mut()
+    }
+
+    fn leave(&mut self) {
+        self.cursor = None;
+    }
+
+    /// Whether the cursor is in a table and at its clean end: the next table goes on.
+    fn is_at_end(&self) -> bool {
+        self.cursor
+            .as_ref()
+            .is_some_and(|cursor| !cursor.is_valid() && cursor.status().is_ok())
+    }
+
+    fn skip_ahead(&mut self) {
+        while self.is_at_end() {
+            match self.enter(self.at + 1) {
+                Some(cursor) => cursor.first(),
+                None => self.leave(),
+            }
+        }
+    }
+
+    fn skip_back(&mut self) {
+        while self.is_at_end() {
+            match self.at.checked_sub(1).and_then(|at| self.enter(at)) {
+                Some(cursor) => cursor.last(),
+                None => self.leave(),
+            }
+        }
+    }
+
+    fn standing(&self) -> &TableCursor {
+        self.cursor.as_ref().expect("the cursor stands on an entry")
+    }
+}
+
+impl Cursor for RunCursor {
+    fn seek(&mut self, key: InternalKey<'_>) {
+        let at = self
+            .run
+            .tables
+            .partition_point(|table| *table.meta().name_max < *key.name);
+        match self.enter(at) {
+            Some(cursor) => cursor.seek(key),
+            None => self.leave(),
+        }
+        self.skip_ahead();
+    }
+
+    fn seek_for_prev(&mut self, key: InternalKey<'_>) {
+        let after = self
+            .run
+            .tables
+            .partition_point(|table| *table.meta().name_min <= *key.name);
+        match after.checked_sub(1).and_then(|at| self.enter(at)) {
+            Some(cursor) => cursor.seek_for_prev(key),
+            None => self.leave(),
+        }
+        self.skip_back();
+    }
+
+    fn first(&mut self) {
+        match self.enter(0) {
+            Some(cursor) => cursor.first(),
+            None => self.leave(),
+        }
+        self.skip_ahead();
+    }
+
+    fn last(&mut self) {
+        match self
+            .run
+            .tables
+            .len()
+            .checked_sub(1)
+            .and_then(|at| self.enter(at))
+        {
+            Some(cursor) => cursor.last(),
+            None => self.leave(),
+        }
+        self.skip_back();
+    }
+
+    fn next(&mut self) {
+        if let Some(cursor) = &mut self.cursor {
+            cursor.next();
+            self.skip_ahead();
+        }
+    }
+
+    fn prev(&mut self) {
+        if let Some(cursor) = &mut self.cursor {
+            cursor.prev();
+            self.skip_back();
+        }
+    }
+
+    fn is_valid(&self) -> bool {
+        self.cursor.as_ref().is_some_and(Cursor::is_valid)
+    }
+
+    fn key(&self) -> InternalKey<'_> {
+        self.standing().key()
+    }
+
+    fn value(&self) -> ValueSource<'_> {
+        self.standing().value()
+    }
+
+    fn kind(&self) -> EntryKind {
+        self.standing().kind()
+    }
+
+    fn found(&self) -> Found {
+        self.standing().found()
+    }
+
+    fn status(&self) -> Result<()> {
+        self.cursor.as_ref().map_or(Ok(()), Cursor::status)
+    }
+}
+
+/// What is visible of a range of names at one time.
+pub(crate) struct Scan {
+    view: Arc<View>,
+    names: VisibleIter<Box<dyn Cursor + Send>>,
+}
+
+impl Scan {
+    pub fn new(view: Arc<View>, at: Hlc, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>)) -> Scan {
+        let mut sources: Vec<Box<dyn Cursor + Send>> = Vec::new();
+        sources.push(Box::new(view.active.index.cursor()));
+        for sealed in &view.sealed {
+            sources.push(Box::new(sealed.level.index.cursor()));
+        }
+        for run in &view.runs {
+            sources.push(Box::new(RunCursor::new(Arc::clone(run), false)));
+        }
+        Scan {
+            names: VisibleIter::new(Merge::new(sources), at, bounds),
+            view,
+        }
+    }
+
+    pub fn names(&mut self) -> &mut VisibleIter<Box<dyn Cursor + Send>> {
+        &mut self.names
+    }
+
+    pub fn is_valid(&self) -> bool {
+        self.names.is_valid()
+    }
+
+    pub fn name(&self) -> &[u8] {
+        self.names.name()
+    }
+
+    /// The value that the scan stands on.
+    pub fn value(&self) -> Result<Value> {
+        let found = self.names.found();
+        Ok(self
+            .view
+            .value(found.value)?
+            .expect("a scan shows no deleted names"))
+    }
+
+    /// What stopped the scan, where that was not the end.
+    pub fn status(&self) -> Result<()> {
+        self.names.status()
+    }
+}

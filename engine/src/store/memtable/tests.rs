@@ -1,0 +1,192 @@
+//! The memtable against a sorted map.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use strandline_wal::ShardId;
+
+use super::*;
+use crate::table::Cursor;
+
+fn entry(kind: EntryKind, offset: u32) -> MemEntry {
+    let place = LogPlace {
+        shard: ShardId(0),
+        first_seq: 1,
+        offset,
+        len: 10,
+    };
+    MemEntry { kind, place }
+}
+
+type Model = BTreeMap<(Vec<u8>, Reverse<u64>), MemEntry>;
+
+fn name() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![Just(0u8), Just(b'a'), Just(0xff)];
+    let name = proptest::collection::vec(byte, 0..4);
+    prop_oneof![
+        name.clone(),
+        name.prop_map(|name| [b"sixteen bytes of", &name[..]].concat())
+    ]
+}
+
+fn filled(records: &[(Vec<u8>, u64, bool)]) -> (Arc<Memtable>, Model) {
+    let (memtable, mut model) = (Arc::new(Memtable::new()), Model::new());
+    for (sub, (name, version, is_tombstone)) in records.iter().enumerate() {
+        let kind = if *is_tombstone {
+            EntryKind::Tombstone
+        } else {
+            EntryKind::Value
+        };
+        let entry = entry(kind, sub as u32);
+        memtable.insert(name, Hlc(*version), sub as u32, entry);
+        model.insert((name.clone(), Reverse(*version)), entry);
+    }
+    (memtable, model)
+}
+
+fn standing(cursor: &MemtableCursor) -> Option<(Vec<u8>, u64, ValueSource<'_>)> {
+    cursor.is_valid().then(|| {
+        let key = cursor.key();
+        (key.name.to_vec(), key.version.0, cursor.value())
+    })
+}
+
+proptest! {
+    #[test]
+    fn lookups_find_the_newest_version_not_above_the_one_asked_for(
+        records in proptest::collection::vec((name(), 1u64..8, any::<bool>()), 0..200),
+        names in proptest::collection::vec(name(), 0..20),
+    ) {
+        let (memtable, model) = filled(&records);
+        for name in names.iter().chain(records.iter().map(|record| &record.0)) {
+            for at in 0..9 {
+                let expected = model
+                    .range((name.clone(), Reverse(at))..)
+                    .next()
+                    .filter(|(key, _)| key.0 == *name)
+                    .map(|(key, entry)| (key.1.0, entry.source()));
+                let found = memtable.get(name, Hlc(at));
+                let found = found.as_ref().map(|f| (f.version.0, f.value.source()));
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn cursors_walk_every_key_once_in_both_directions(
+        records in proptest::collection::vec((name(), 1u64..8, any::<bool>()), 0..200),
+        moves in proptest::collection::vec((0u8..16, name(), 0u64..9), 0..80),
+    ) {
+        let (memtable, model) = filled(&records);
+        let rows: Vec<_> = model
+            .iter()
+            .map(|((name, version), entry)| (name.clone(), version.0, entry.source()))
+            .collect();
+        let mut cursor = memtable.cursor();
+        let mut at: Option<usize> = None;
+        for (kind, name, version) in &moves {
+            let key = InternalKey { name, version: Hlc(*version) };
+            let keys = rows.iter().map(|row| InternalKey { name: &row.0, version: Hlc(row.1) });
+            match kind {
+                0 => {
+                    cursor.seek(key);
+                    at = keys.clone().position(|other| other >= key);
+                }
+                1 => {
+                    cursor.seek_for_prev(key);
+                    at = keys.clone().rposition(|other| other <= key);
+                }
+                2 => {
+                    cursor.first();
+                    at = (!rows.is_empty()).then_some(0);
+                }
+                3 => {
+                    cursor.last();
+                    at = rows.len().checked_sub(1);
+                }
+                4..10 => {
+                    cursor.next();
+                    at = at.and_then(|at| (at + 1 < rows.len()).then_some(at + 1));
+                }
+                _ => {
+                    cursor.prev();
+                    at = at.and_then(|at| at.checked_sub(1));
+                }
+            }
+            prop_assert_eq!(standing(&cursor), at.map(|at| rows[at].clone()));
+        }
+    }
+}
+
+#[test]
+fn the_last_record_of_a_batch_wins_whatever_the_order_of_insertion() {
+    let memtable = Arc::new(Memtable::new());
+    memtable.insert(b"name", Hlc(5), 2, entry(EntryKind::Tombstone, 2));
+    memtable.insert(b"name", Hlc(5), 9, entry(EntryKind::Value, 9));
+    memtable.insert(b"name", Hlc(5), 0, entry(EntryKind::Value, 0));
+    let found = memtable.get(b"name", Hlc(5)).unwrap();
+    assert_eq!(found.value.source(), entry(EntryKind::Value, 9).source());
+    let mut cursor = memtable.cursor();
+    for is_back in [false, true] {
+        if is_back {
+            cursor.last()
+        } else {
+            cursor.first()
+        }
+        assert_eq!(cursor.value(), entry(EntryKind::Value, 9).source());
+        if is_back {
+            cursor.prev()
+        } else {
+            cursor.next()
+        }
+        assert!(!cursor.is_valid());
+    }
+}
+
+#[test]
+fn a_record_that_is_replayed_changes_nothing() {
+    let memtable = Memtable::new();
+    assert!(memtable.is_empty());
+    assert_eq!(memtable.versions(), None);
+    memtable.insert(b"name", Hlc(5), 0, entry(EntryKind::Value, 7));
+    let len = memtable.approximate_len();
+    memtable.insert(b"name", Hlc(5), 0, entry(EntryKind::Value, 7));
+    assert_eq!(
+        (memtable.approximate_len(), memtable.entry_count()),
+        (len, 1)
+    );
+    assert_eq!(memtable.versions(), Some((Hlc(5), Hlc(5))));
+}
+
+#[test]
+fn writers_and_readers_go_at_once() {
+    let memtable = Arc::new(Memtable::new());
+    std::thread::scope(|scope| {
+        for writer in 0..2u32 {
+            let memtable = &memtable;
+            scope.spawn(move || {
+                for n in 0..2_000u32 {
+                    let name = format!("{:05}", n * 2 + writer);
+                    let version = Hlc(u64::from(n + 1));
+                    memtable.insert(name.as_bytes(), version, 0, entry(EntryKind::Value, n));
+                }
+            });
+        }
+        let memtable = &memtable;
+        scope.spawn(move || {
+            for _ in 0..20 {
+                let mut cursor = memtable.cursor();
+                let mut before = Vec::new();
+                cursor.first();
+                while cursor.is_valid() {
+                    assert!(before.is_empty() || *before < *cursor.key().name);
+                    before = cursor.key().name.to_vec();
+                    cursor.next();
+                }
+            }
+        });
+    });
+    assert_eq!(memtable.entry_count(), 4_000);
+    assert_eq!(memtable.versions(), Some((Hlc(1), Hlc(2_000))));
+}

@@ -1,0 +1,377 @@
+//! One dataset's state on one node: its logs, its memtables, its tables, and the paths between them.
+//!
+//! | Path | File |
+//! |------|------|
+//! | a write: reserve, fill, apply, publish, sync | `write` |
+//! | a read | `read`, `view`, `iter` |
+//! | after a crash | `recover` |
+//! | a record becomes state | `apply` |
+//! | shipped bytes become log and state | `follow` |
+//! | memtable to table | `flush` |
+//! | tables to fewer tables, dead values out of segments | `compact` |
+//! | how far everything has come | `watermarks` |
+//!
+//! The shards of a dataset are partitions of its log, not of its state: one memtable, one set of
+//! tables and one commit order serve all of them, so a snapshot is one number and a scan merges
+//! nothing across shards.
+
+pub(crate) mod apply;
+pub(crate) mod batch;
+pub(crate) mod catalog;
+pub(crate) mod compact;
+pub(crate) mod epoch;
+pub(crate) mod flush;
+pub(crate) mod follow;
+pub(crate) mod iter;
+pub(crate) mod memtable;
+pub(crate) mod merge;
+pub(crate) mod read;
+pub(crate) mod recover;
+pub(crate) mod view;
+pub(crate) mod watermarks;
+pub(crate) mod write;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use strandline_wal::group::Group;
+use strandline_wal::io::Env;
+use strandline_wal::log::Log;
+use strandline_wal::marks::Marks;
+use strandline_wal::pool::Pool;
+use strandline_wal::publish::Publisher;
+use strandline_wal::writer::Writer;
+use strandline_wal::{DatasetId, Epoch, Hlc, ShardId};
+
+use crate::error::{Error, Result};
+use crate::manifest::{EpochEntry, Manifest};
+use crate::options::{Background, Options};
+use crate::table::{BlockCache, OpenOptions};
+use catalog::Catalog;
+use epoch::EpochFile;
+pub use recover::RecoveryReport;
+pub use view::Value;
+use view::{MemLevel, SealCut, SealedLevel, View};
+pub use watermarks::Mark;
+use watermarks::Watermarks;
+
+/// What a store may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// Takes writes.
+    Leader,
+    /// Takes what a leader ships.
+    Follower,
+    /// Reads what another process writes.
+    Reader,
+}
+
+/// What a store shares with its database.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub env: Env,
+    pub options: Arc<Options>,
+    pub pool: Arc<Pool>,
+    pub cache: Arc<BlockCache>,
+    /// Wakes background work.
+    pub wake: Arc<dyn Fn() + Send + Sync>,
+    pub node: crate::node::NodeIdentity,
+}
+
+/// One dataset's state.
+pub(crate) struct Store {
+    shared: Shared,
+    id: DatasetId,
+    dir: PathBuf,
+    role: Role,
+    epoch: Epoch,
+    lineage: [u8; 16],
+    commit: Mutex<Commit>,
+    publisher: Publisher<write::Done>,
+    /// Group of writers that wait for the operating system to have their bytes.
+    written: Group,
+    /// Group of writers that wait for the disk.
+    synced: Group,
+    logs: Vec<Arc<Log>>,
+    marks: Mutex<MarksFile>,
+    watermarks: Watermarks,
+    view: RwLock<Arc<View>>,
+    catalog: Catalog,
+    manifest: Mutex<Manifest>,
+    flushing: Mutex<()>,
+    compacting: Mutex<()>,
+    pressure: Pressure,
+    stopped: OnceLock<Error>,
+    closed: AtomicBool,
+    epoch_file: Mutex<EpochFile>,
+    /// Per shard, the first sequence that some follower still needs; `u64::MAX` where none does.
+    floors: Vec<AtomicU64>,
+    /// Called after anything new is in the log or committed: shippers and change feeds wait here.
+    news: News,
+    counters: Counters,
+    report: RecoveryReport,
+    /// Per shard, who led which part of the log, oldest first.
+    epochs: Mutex<Vec<Vec<EpochEntry>>>,
+    /// A follower's batches that are not known to be committed.
+    pending: Mutex<follow::Pending>,
+}
+
+/// Everything that changes inside the reserve section.
+struct Commit {
+    writers: Vec<Writer>,
+    timestamp: Hlc,
+    ordinal: u16,
+    level: Arc<MemLevel>,
+}
+
+struct MarksFile {
+    file: Option<Marks>,
+    written_ns: u64,
+}
+
+/// Writers wait here while flushes are behind.
+#[derive(Default)]
+struct Pressure {
+    /// The failure of the last flush, until one succeeds.
+    failed: Mutex<Option<Error>>,
+    changed: Condvar,
+}
+
+/// A count that rises with every piece of news, and a place to wait for the next one.
+#[derive(Default)]
+pub(crate) struct News {
+    count: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl News {
+    /// Tells everyone who waits.
+    pub fn tell(&self) {
+        *self.count.lock() += 1;
+        self.changed.notify_all();
+    }
+
+    /// The count so far.
+    pub fn count(&self) -> u64 {
+        *self.count.lock()
+    }
+
+    /// Waits until the count passes `seen`, at most `timeout_ms`. Returns the count.
+    pub fn wait(&self, seen: u64, timeout_ms: u64) -> u64 {
+        let mut count = self.count.lock();
+        if *count <= seen {
+            let timeout = std::time::Duration::from_millis(timeout_ms);
+            self.changed.wait_for(&mut count, timeout);
+        }
+        *count
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub batches: AtomicU64,
+    pub records: AtomicU64,
+    pub payload_len: AtomicU64,
+    pub syncs: AtomicU64,
+    pub flushes: AtomicU64,
+    pub compactions: AtomicU64,
+    pub table_len_written: AtomicU64,
+    pub values_moved: AtomicU64,
+    pub segments_recycled: AtomicU64,
+    pub segments_removed: AtomicU64,
+    pub last_write_ns: AtomicU64,
+}
+
+impl Counters {
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+impl Store {
+    /// The dataset's name.
+    pub fn id(&self) -> &DatasetId {
+        &self.id
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The epoch that it writes in; 0 where it does not write.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub fn lineage(&self) -> [u8; 16] {
+        self.lineage
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    pub fn env(&self) -> &Env {
+        &self.shared.env
+    }
+
+    /// The log of a shard.
+    pub fn log(&self, shard: ShardId) -> &Arc<Log> {
+        &self.logs[usize::from(shard.0)]
+    }
+
+    pub fn logs(&self) -> &[Arc<Log>] {
+        &self.logs
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub fn watermarks(&self) -> &Watermarks {
+        &self.watermarks
+    }
+
+    pub fn news(&self) -> &News {
+        &self.news
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What recovery found and did.
+    pub fn report(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read())
+    }
+
+    pub fn epoch_file(&self) -> &Mutex<EpochFile> {
+        &self.epoch_file
+    }
+
+    /// Who led which part of a shard's log, oldest first.
+    pub fn epochs_of(&self, shard: ShardId) -> Vec<EpochEntry> {
+        self.epochs.lock()[usize::from(shard.0)].clone()
+    }
+
+    /// A leadership begins in a shard's log.
+    fn note_epoch(&self, shard: ShardId, entry: EpochEntry) {
+        let mut epochs = self.epochs.lock();
+        let epochs = &mut epochs[usize::from(shard.0)];
+        if epochs.last().is_none_or(|last| last.epoch < entry.epoch) {
+            epochs.push(entry);
+        }
+    }
+
+    /// The manifest as it was last stored.
+    pub fn manifest(&self) -> Manifest {
+        self.manifest.lock().clone()
+    }
+
+    /// Holds flushes and compactions back and runs `f` on the manifest: no file that it names is
+    /// removed meanwhile.
+    pub fn with_files<T>(&self, f: impl FnOnce(&Manifest) -> T) -> T {
+        let _compacting = self.compacting.lock();
+        let _flushing = self.flushing.lock();
+        let manifest = self.manifest.lock();
+        f(&manifest)
+    }
+
+    fn table_options(&self) -> OpenOptions {
+        OpenOptions::new(Arc::clone(&self.shared.cache))
+    }
+
+    fn is_manual(&self) -> bool {
+        self.shared.options.background == Background::Manual
+    }
+
+    /// Ends all writing after a failure that leaves no other way.
+    pub fn stop(&self, error: Error) {
+        // The first failure is the one that counts.
+        let _ = self.stopped.set(error);
+        self.pressure.changed.notify_all();
+        self.news.tell();
+    }
+
+    /// Fails where the store was stopped or closed.
+    pub fn check(&self) -> Result<()> {
+        if let Some(error) = self.stopped.get() {
+            return Err(error.clone());
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed("dataset"));
+        }
+        Ok(())
+    }
+
+    /// Ends all writing: syncs the logs and notes how far they are durable. Idempotent.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) || self.role == Role::Reader {
+            return Ok(());
+        }
+        self.pressure.changed.notify_all();
+        self.news.tell();
+        if self.stopped.get().is_some() || self.logs.iter().any(|log| log.check().is_err()) {
+            return Ok(());
+        }
+        let _commit = self.commit.lock();
+        for log in &self.logs {
+            log.sync()?;
+        }
+        self.write_marks(true)
+    }
+
+    /// Notes how far the logs are durable.
+    fn write_marks(&self, sync: bool) -> Result<()> {
+        let mut marks = self.marks.lock();
+        marks.written_ns = self.shared.env.clock.mono_ns();
+        let seqs: Vec<(ShardId, u64)> = self
+            .logs
+            .iter()
+            .map(|log| (log.id().shard, log.synced_seq()))
+            .collect();
+        if let Some(file) = &mut marks.file {
+            file.write(&seqs, sync)?;
+        }
+        Ok(())
+    }
+
+    /// What some follower still needs of a shard's log.
+    pub fn set_floor(&self, shard: ShardId, first_seq: u64) {
+        self.floors[usize::from(shard.0)].store(first_seq, Ordering::Release);
+    }
+
+    /// Swaps the memtable for an empty one and queues it for its flush. Requires: the commit lock.
+    fn seal_memtable(&self, commit: &mut Commit) {
+        let level = Arc::new(MemLevel::new());
+        let ends = commit
+            .writers
+            .iter()
+            .map(|w| (w.position(), w.tail().chain))
+            .collect();
+        let cut = SealCut {
+            timestamp: commit.timestamp,
+            ends,
+        };
+        let mut view = self.view.write();
+        let mut next = View::clone(&view);
+        let sealed = std::mem::replace(&mut next.active, Arc::clone(&level));
+        next.sealed.insert(0, SealedLevel { level: sealed, cut });
+        *view = Arc::new(next);
+        commit.level = level;
+    }
+}

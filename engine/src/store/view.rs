@@ -1,0 +1,254 @@
+//! What a reader holds: memtables, runs of tables and the segments that they point into, at one
+//! moment. Whoever holds a view can read all of it, whatever is dropped meanwhile.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use strandline_wal::log::{Segment, SegmentBytes};
+use strandline_wal::{Error, Hlc, Position, Result, ShardId};
+
+use super::memtable::Memtable;
+use super::watermarks::Mark;
+use crate::table::{
+    FoundValue, LogPlace, PointerSource, Table, TableBytes, TableMeta, ValuePointer,
+};
+
+/// The bytes of a value, without a copy: valid as long as this lives, whatever becomes of the key.
+///
+/// It pins the segment or table that it stands in; [`Value::to_vec`] makes a copy that pins nothing.
+#[derive(Clone)]
+pub struct Value(Bytes);
+
+#[derive(Clone)]
+enum Bytes {
+    Segment(SegmentBytes),
+    Table(TableBytes),
+}
+
+impl Deref for Value {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Segment(bytes) => bytes,
+            Bytes::Table(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Value {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Value({} bytes)", self.len())
+    }
+}
+
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
+}
+
+/// A memtable and the segments that its values stand in.
+pub(crate) struct MemLevel {
+    pub index: Arc<Memtable>,
+    segments: RwLock<HashMap<(ShardId, u64), Arc<Segment>>>,
+    /// Bytes of log that it covers.
+    log_len: AtomicU64,
+}
+
+impl MemLevel {
+    /// An empty one.
+    pub fn new() -> MemLevel {
+        MemLevel {
+            index: Arc::new(Memtable::new()),
+            segments: RwLock::default(),
+            log_len: AtomicU64::new(0),
+        }
+    }
+
+    /// Keeps a segment readable as long as this memtable lives.
+    pub fn pin(&self, segment: &Arc<Segment>, log_len: usize) {
+        self.log_len.fetch_add(log_len as u64, Ordering::Relaxed);
+        let place = (segment.header().log.shard, segment.first_seq());
+        if !self.segments.read().contains_key(&place) {
+            self.segments.write().insert(place, Arc::clone(segment));
+        }
+    }
+
+    pub fn log_len(&self) -> u64 {
+        self.log_len.load(Ordering::Relaxed)
+    }
+
+    fn segment(&self, place: &LogPlace) -> Option<Arc<Segment>> {
+        self.segments
+            .read()
+            .get(&(place.shard, place.first_seq))
+            .cloned()
+    }
+
+    /// The bytes at a place that this memtable points to.
+    pub fn read(&self, place: &LogPlace) -> Result<Option<SegmentBytes>> {
+        match self.segment(place) {
+            None => Ok(None),
+            Some(segment) => segment
+                .read(place.offset.into(), place.len as usize)
+                .map(Some),
+        }
+    }
+
+    /// Bytes of each pinned segment that hold data so far.
+    pub fn segment_lens(&self) -> HashMap<(ShardId, u64), u64> {
+        self.segments
+            .read()
+            .iter()
+            .map(|(place, s)| (*place, s.data_len()))
+            .collect()
+    }
+}
+
+/// A memtable that takes no more, and where the logs stood when it was sealed.
+#[derive(Clone)]
+pub(crate) struct SealedLevel {
+    pub level: Arc<MemLevel>,
+    pub cut: SealCut,
+}
+
+/// Where the logs stood when a memtable was sealed.
+#[derive(Clone, Debug)]
+pub(crate) struct SealCut {
+    /// Version of the newest batch in it or before it.
+    pub timestamp: Hlc,
+    /// Per shard, the last record in it or before it, and the chain value there.
+    pub ends: Vec<(Position, u32)>,
+}
+
+impl SealCut {
+    /// Whether a mark holds everything that was in the logs at the cut.
+    pub fn is_within(&self, mark: &Mark) -> bool {
+        self.ends
+            .iter()
+            .zip(&mark.seqs)
+            .all(|((end, _), seq)| end.seq <= *seq)
+    }
+}
+
+/// Tables that do not overlap, ascending.
+pub(crate) struct Run {
+    pub tables: Vec<Arc<Table>>,
+}
+
+impl Run {
+    pub fn len(&self) -> u64 {
+        self.tables.iter().map(|table| table.meta().len).sum()
+    }
+
+    /// The table that may hold a name.
+    pub fn table_of(&self, name: &[u8]) -> Option<&Arc<Table>> {
+        let at = self
+            .tables
+            .partition_point(|table| *table.meta().name_max < *name);
+        self.tables.get(at).filter(|table| table.meta().spans(name))
+    }
+
+    pub fn metas(&self) -> Vec<TableMeta> {
+        self.tables
+            .iter()
+            .map(|table| table.meta().clone())
+            .collect()
+    }
+}
+
+/// Everything readable at one moment.
+#[derive(Clone)]
+pub(crate) struct View {
+    pub active: Arc<MemLevel>,
+    /// Newest first.
+    pub sealed: Vec<SealedLevel>,
+    /// Newest first.
+    pub runs: Vec<Arc<Run>>,
+    /// Segments that tables point into.
+    pub values: Arc<BTreeMap<(ShardId, u64), Arc<Segment>>>,
+}
+
+impl View {
+    /// The newest version of a name that is not newer than `at`; `None` where it has none or is
+    /// deleted.
+    pub fn get(&self, name: &[u8], at: Hlc) -> Result<Option<Value>> {
+        let levels = std::iter::once(&self.active).chain(self.sealed.iter().map(|s| &s.level));
+        for level in levels {
+            if let Some(found) = level.index.get(name, at) {
+                return self.value(found.value);
+            }
+        }
+        for run in &self.runs {
+            let Some(table) = run.table_of(name) else {
+                continue;
+            };
+            if let Some(found) = table.get(name, at)? {
+                return self.value(found.value);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The bytes of a found value; `None` for a deletion.
+    pub fn value(&self, found: FoundValue) -> Result<Option<Value>> {
+        match found {
+            FoundValue::Absent => Ok(None),
+            FoundValue::Bytes(bytes) => Ok(Some(Value(Bytes::Table(bytes)))),
+            FoundValue::Pointer(pointer) => self.pointed(&pointer).map(Some),
+            FoundValue::Log(place) => self.logged(&place).map(Some),
+        }
+    }
+
+    fn logged(&self, place: &LogPlace) -> Result<Value> {
+        let levels = std::iter::once(&self.active).chain(self.sealed.iter().map(|s| &s.level));
+        for level in levels {
+            if let Some(bytes) = level.read(place)? {
+                return Ok(Value(Bytes::Segment(bytes)));
+            }
+        }
+        unreachable!("a memtable pins every segment that it points into");
+    }
+
+    /// The bytes behind a table's pointer, checked.
+    pub fn pointed(&self, pointer: &ValuePointer) -> Result<Value> {
+        let segment = (pointer.source == PointerSource::Segment)
+            .then(|| self.values.get(&(pointer.shard, pointer.file)))
+            .flatten();
+        let Some(segment) = segment else {
+            let path = std::path::Path::new("value file");
+            let found = format!("no file {} of shard {}", pointer.file, pointer.shard);
+            return Err(Error::corrupt(
+                path,
+                pointer.offset.into(),
+                "value pointer",
+                "a file",
+                found,
+            ));
+        };
+        let bytes = segment.read(pointer.offset.into(), pointer.len as usize)?;
+        let crc = crc32fast::hash(&bytes);
+        if crc != pointer.crc {
+            let (expected, found) = (format!("{:#010x}", pointer.crc), format!("{crc:#010x}"));
+            let at = pointer.offset.into();
+            return Err(Error::corrupt(
+                segment.path(),
+                at,
+                "value checksum",
+                expected,
+                found,
+            ));
+        }
+        Ok(Value(Bytes::Segment(bytes)))
+    }
+}

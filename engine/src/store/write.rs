@@ -1,0 +1,317 @@
+//! A write: reserve, fill, apply, publish, and wait for the level that was asked for.
+//!
+//! Only [`Store::reserve`] holds the commit lock, for as long as it takes to give a batch its place:
+//! log order, ticket order, timestamp order and ordinal order are one order. The bytes are copied and
+//! the memtable is filled outside. Publication is in ticket order, so everything below the published
+//! mark is in the log and in the memtable. A sync covers every shard up to the published mark.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use strandline_wal::batch::SealedPayload;
+use strandline_wal::publish::Ticket;
+use strandline_wal::writer::{Filled, Reservation};
+use strandline_wal::{Hlc, ShardId};
+
+use super::apply::{PayloadPlace, apply};
+use super::batch::Changes;
+use super::view::MemLevel;
+use super::{Commit, Counters, Role, Store};
+use crate::error::{Error, Result};
+use crate::options::Durability;
+
+/// A batch that waits for its turn to be published.
+pub(crate) struct Done {
+    filled: Filled,
+    timestamp: Hlc,
+    ordinal: u16,
+    shard: usize,
+    last_seq: u64,
+}
+
+/// A batch's place in everything.
+struct Place {
+    reservation: Reservation,
+    ticket: Ticket,
+    level: Arc<MemLevel>,
+    timestamp: Hlc,
+    ordinal: u16,
+}
+
+/// Where a write went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Written {
+    /// Its version.
+    pub timestamp: Hlc,
+    /// The shard whose log has it.
+    pub shard: ShardId,
+    /// Its last sequence there.
+    pub seq: u64,
+}
+
+impl Store {
+    /// Writes a batch and waits until it has reached the local part of `level`.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`]; the log's: nothing is written where no space was reserved, and after a
+    /// failed write or sync the outcome is unknown until the database is reopened.
+    pub fn write(&self, changes: Changes, level: Durability) -> Result<Written> {
+        let (home, payload) = changes.seal();
+        self.write_payload(home, &payload, level)
+    }
+
+    pub(super) fn write_payload(
+        &self,
+        home: ShardId,
+        payload: &SealedPayload,
+        level: Durability,
+    ) -> Result<Written> {
+        if self.role != Role::Leader {
+            return Err(self.read_only());
+        }
+        self.make_way()?;
+        let place = self.reserve(home, payload)?;
+        let written = self.finish(home, payload, place);
+        Counters::add(&self.counters.batches, 1);
+        Counters::add(&self.counters.records, payload.record_count().into());
+        Counters::add(&self.counters.payload_len, payload.bytes().len() as u64);
+        self.wait_local(written.timestamp, level.local())?;
+        self.news.tell();
+        Ok(written)
+    }
+
+    fn read_only(&self) -> Error {
+        let why = match self.role {
+            Role::Follower => "it follows a leader; write there, or promote it",
+            Role::Reader | Role::Leader => "it was opened for reading",
+        };
+        Error::ReadOnly {
+            what: format!("dataset {}", self.id),
+            why,
+        }
+    }
+
+    /// The reserve section.
+    fn reserve(&self, home: ShardId, payload: &SealedPayload) -> Result<Place> {
+        let mut commit = self.commit.lock();
+        self.check()?;
+        if commit.level.log_len() >= self.options().memtable_len_max {
+            self.seal_memtable(&mut commit);
+            (self.shared.wake)();
+        }
+        let timestamp = commit.timestamp.after(self.shared.env.clock.wall_ms());
+        let ordinal = commit.ordinal.wrapping_add(1);
+        let writer = &mut commit.writers[usize::from(home.0)];
+        let reservation = writer.reserve(payload, timestamp, ordinal)?;
+        let ticket = self.publisher.take();
+        commit.timestamp = timestamp;
+        commit.ordinal = ordinal;
+        let level = Arc::clone(&commit.level);
+        Ok(Place {
+            reservation,
+            ticket,
+            level,
+            timestamp,
+            ordinal,
+        })
+    }
+
+    /// Fills, applies and publishes a reserved batch.
+    fn finish(&self, home: ShardId, payload: &SealedPayload, place: Place) -> Written {
+        let Place {
+            reservation,
+            ticket,
+            level,
+            timestamp,
+            ordinal,
+        } = place;
+        let last_seq = reservation.last_seq();
+        level.pin(reservation.segment(), payload.bytes().len());
+        let at = PayloadPlace {
+            shard: home,
+            segment: reservation.segment().first_seq(),
+            at: reservation.payload_at(),
+        };
+        let filled = reservation.fill(payload);
+        apply(
+            payload.records(),
+            timestamp,
+            at,
+            &level.index,
+            &self.catalog,
+        )
+        .expect("we encoded these records");
+        let shard = usize::from(home.0);
+        let done = Done {
+            filled,
+            timestamp,
+            ordinal,
+            shard,
+            last_seq,
+        };
+        self.publisher.complete(ticket, done, |done| {
+            done.filled.publish();
+            self.watermarks
+                .publish(done.timestamp, done.ordinal, done.shard, done.last_seq);
+        });
+        Written {
+            timestamp,
+            shard: home,
+            seq: last_seq,
+        }
+    }
+
+    /// Appends a batch while the commit lock is held: an epoch's start.
+    pub(super) fn write_locked(
+        &self,
+        commit: &mut Commit,
+        home: ShardId,
+        payload: &SealedPayload,
+    ) -> Result<()> {
+        let timestamp = commit.timestamp.after(self.shared.env.clock.wall_ms());
+        let ordinal = commit.ordinal.wrapping_add(1);
+        let writer = &mut commit.writers[usize::from(home.0)];
+        let reservation = writer.reserve(payload, timestamp, ordinal)?;
+        let ticket = self.publisher.take();
+        commit.timestamp = timestamp;
+        commit.ordinal = ordinal;
+        let level = Arc::clone(&commit.level);
+        self.finish(
+            home,
+            payload,
+            Place {
+                reservation,
+                ticket,
+                level,
+                timestamp,
+                ordinal,
+            },
+        );
+        Ok(())
+    }
+
+    /// Waits until everything up to `timestamp` has reached a local level, and makes it visible.
+    pub(super) fn wait_local(&self, timestamp: Hlc, level: Durability) -> Result<()> {
+        // An earlier batch may still be filling; its writer does not wait for anything.
+        while self.watermarks.published_timestamp() < timestamp {
+            std::thread::yield_now();
+        }
+        match level {
+            Durability::Memory | Durability::Os => {
+                self.written.wait(timestamp.0, || self.write_out())?;
+            }
+            _ => {
+                self.synced.wait(timestamp.0, || self.sync_logs())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands everything published to the operating system. The leader of the group runs it.
+    fn write_out(&self) -> strandline_wal::Result<u64> {
+        let mark = self.watermarks.published();
+        for log in &self.logs {
+            log.write_out()?;
+        }
+        self.watermarks.commit_to(&mark);
+        Ok(mark.timestamp.0)
+    }
+
+    /// Makes everything published durable, in all shards. The leader of the group runs it.
+    fn sync_logs(&self) -> strandline_wal::Result<u64> {
+        let mark = self.watermarks.published();
+        for log in &self.logs {
+            log.sync()?;
+        }
+        Counters::add(&self.counters.syncs, 1);
+        self.watermarks.sync_to(&mark);
+        self.watermarks.commit_to(&mark);
+        let now_ns = self.shared.env.clock.mono_ns();
+        let due = {
+            let marks = self.marks.lock();
+            now_ns.saturating_sub(marks.written_ns) >= strandline_wal::marks::INTERVAL_NS
+        };
+        if due {
+            // Marks only ever add proof: where they cannot be written, the next ones are.
+            let _ = self.write_marks(false);
+        }
+        Ok(mark.timestamp.0)
+    }
+
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    /// The disk's; the log is poisoned by it.
+    pub fn sync(&self) -> Result<()> {
+        let timestamp = self.watermarks.published_timestamp();
+        self.synced.wait(timestamp.0, || self.sync_logs())?;
+        Ok(())
+    }
+
+    /// Waits, or works, while more memtables wait for their flush than may.
+    fn make_way(&self) -> Result<()> {
+        self.counters
+            .last_write_ns
+            .store(self.shared.env.clock.mono_ns(), Ordering::Relaxed);
+        loop {
+            self.check()?;
+            let behind = self.view.read().sealed.len();
+            if behind <= self.options().memtable_count_max {
+                return Ok(());
+            }
+            if self.is_manual() {
+                self.flush_oldest()?;
+                continue;
+            }
+            (self.shared.wake)();
+            let mut failed = self.pressure.failed.lock();
+            if let Some(error) = &*failed {
+                return Err(error.clone());
+            }
+            if self.view.read().sealed.len() > self.options().memtable_count_max {
+                let patience = std::time::Duration::from_millis(100);
+                self.pressure.changed.wait_for(&mut failed, patience);
+            }
+        }
+    }
+
+    /// The number of a keyspace, created in the log where it is new.
+    ///
+    /// # Errors
+    /// As [`Store::write`]; [`Error::NotFound`] where this store cannot create it.
+    pub fn keyspace(&self, name: &str) -> Result<u32> {
+        if let Some(number) = self.catalog.number_of(name) {
+            return Ok(number);
+        }
+        let limit = crate::options::KEYSPACE_NAME_LEN_MAX;
+        if name.is_empty() || name.len() > limit {
+            return Err(Error::Argument {
+                what: "keyspace name",
+                expected: format!("1 to {limit} bytes"),
+                found: format!("{} bytes", name.len()),
+            });
+        }
+        if self.role != Role::Leader {
+            let hint = "; the leader creates keyspaces";
+            return Err(Error::NotFound {
+                what: "keyspace",
+                name: name.to_owned(),
+                hint,
+            });
+        }
+        {
+            // Under the lock, so that two callers of one name get one number.
+            let mut commit = self.commit.lock();
+            self.check()?;
+            if self.catalog.number_of(name).is_none() {
+                let number = self.catalog.next();
+                let payload = super::catalog::payload(number, name);
+                self.write_locked(&mut commit, ShardId(0), &payload)?;
+            }
+        }
+        let timestamp = self.watermarks.published_timestamp();
+        self.wait_local(timestamp, self.options().durability.local())?;
+        self.news.tell();
+        Ok(self.catalog.number_of(name).expect("it was created above"))
+    }
+}

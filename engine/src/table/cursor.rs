@@ -1,0 +1,100 @@
+//! The one way to walk entries in order, whatever holds them.
+
+use strandline_wal::Result;
+
+use super::entry::{EntryKind, InternalKey};
+use super::value::{Found, ValueSource};
+
+/// A place in a sequence of entries that ascends by [`InternalKey`] without repeats.
+///
+/// A new cursor stands nowhere. Moving beyond either end, or into damage, makes it stand nowhere
+/// again; then [`Self::status`] tells the end from an error, and only a positioning call
+/// (`seek`, `seek_for_prev`, `first`, `last`) moves it on. It never steps over what it cannot read.
+pub trait Cursor {
+    /// Moves to the first entry at or behind `key`.
+    fn seek(&mut self, key: InternalKey<'_>);
+
+    /// Moves to the last entry at or before `key`.
+    fn seek_for_prev(&mut self, key: InternalKey<'_>);
+
+    /// Moves to the first entry.
+    fn first(&mut self);
+
+    /// Moves to the last entry.
+    fn last(&mut self);
+
+    /// Moves to the next entry. Does nothing where the cursor stands nowhere.
+    fn next(&mut self);
+
+    /// Moves to the entry before. Does nothing where the cursor stands nowhere.
+    fn prev(&mut self);
+
+    /// Whether the cursor stands on an entry.
+    fn is_valid(&self) -> bool;
+
+    /// Where the entry stands.
+    ///
+    /// # Panics
+    /// This and the methods below, where the cursor stands nowhere.
+    fn key(&self) -> InternalKey<'_>;
+
+    /// The entry's value.
+    fn value(&self) -> ValueSource<'_>;
+
+    /// What the entry says.
+    fn kind(&self) -> EntryKind {
+        self.value().kind()
+    }
+
+    /// The entry's version and value, to keep while the cursor moves on.
+    fn found(&self) -> Found;
+
+    /// What stopped the cursor, where that was not an end.
+    fn status(&self) -> Result<()>;
+}
+
+impl<C: Cursor + ?Sized> Cursor for Box<C> {
+    fn seek(&mut self, key: InternalKey<'_>) {
+        (**self).seek(key);
+    }
+
+    fn seek_for_prev(&mut self, key: InternalKey<'_>) {
+        (**self).seek_for_prev(key);
+    }
+
+    fn first(&mut self) {
+        (**self).first();
+    }
+
+    fn last(&mut self) {
+        (**self).last();
+    }
+
+    fn next(&mut self) {
+        (**self).next();
+    }
+
+    fn prev(&mut self) {
+        (**self).prev();
+    }
+
+    fn is_valid(&self) -> bool {
+        (**self).is_valid()
+    }
+
+    fn key(&self) -> InternalKey<'_> {
+        (**self).key()
+    }
+
+    fn value(&self) -> ValueSource<'_> {
+        (**self).value()
+    }
+
+    fn found(&self) -> Found {
+        (**self).found()
+    }
+
+    fn status(&self) -> Result<()> {
+        (**self).status()
+    }
+}

@@ -1,0 +1,85 @@
+//! What is wrong with the bytes of a table, and where.
+
+use std::fmt;
+use std::path::Path;
+
+use strandline_wal::Error;
+
+/// One place of a file that is not what was written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Damage {
+    /// Byte offset in the file.
+    pub at: u64,
+    /// The part that is wrong.
+    pub what: &'static str,
+    /// What should be there.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+    /// The bytes are intact but of a version that this build does not read.
+    pub is_newer: bool,
+}
+
+impl Damage {
+    pub(super) fn new(
+        at: u64,
+        what: &'static str,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+    ) -> Damage {
+        Damage {
+            at,
+            what,
+            expected: expected.to_string(),
+            found: found.to_string(),
+            is_newer: false,
+        }
+    }
+
+    /// Something intact that only a newer version reads.
+    pub(super) fn newer(
+        at: u64,
+        what: &'static str,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+    ) -> Damage {
+        Damage {
+            is_newer: true,
+            ..Damage::new(at, what, expected, found)
+        }
+    }
+
+    /// The error that names the file as well.
+    pub fn into_error(self, path: &Path) -> Error {
+        if self.is_newer {
+            return Error::Unsupported {
+                path: path.to_owned(),
+                expected: format!("{} {}", self.what, self.expected),
+                found: format!(
+                    "a table with {} {} at byte {}, which needs a newer version",
+                    self.what, self.found, self.at
+                ),
+            };
+        }
+        Error::Corrupt {
+            path: path.to_owned(),
+            at: self.at,
+            what: self.what,
+            expected: self.expected,
+            found: self.found,
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Damage {
+            at,
+            what,
+            expected,
+            found,
+            ..
+        } = self;
+        write!(f, "byte {at}: {what}: expected {expected}, found {found}")
+    }
+}

@@ -1,0 +1,185 @@
+//! A cursor over one table.
+
+use std::sync::Arc;
+
+use strandline_wal::{Error, Result};
+
+use super::cursor::Cursor;
+use super::damage::Damage;
+use super::entry::InternalKey;
+use super::reader::{Place, Stand, Table};
+use super::source::{Keep, Source};
+use super::value::{Found, ValueSource};
+
+/// Walks a table in both directions. Stops at damage.
+pub struct TableCursor {
+    table: Arc<Table>,
+    keep: Keep,
+    at: Option<Standing>,
+    error: Option<Error>,
+}
+
+impl TableCursor {
+    pub(super) fn new(table: Arc<Table>, keep: Keep) -> TableCursor {
+        TableCursor {
+            table,
+            keep,
+            at: None,
+            error: None,
+        }
+    }
+
+    /// Stands where the answer says, or nowhere.
+    fn settle(&mut self, found: Result<Option<Standing>>) {
+        (self.at, self.error) = match found {
+            Ok(at) => (at, None),
+            Err(error) => (None, Some(error)),
+        };
+    }
+
+    fn standing(&self) -> &Standing {
+        self.at.as_ref().expect("the cursor stands on an entry")
+    }
+}
+
+impl Cursor for TableCursor {
+    fn seek(&mut self, key: InternalKey<'_>) {
+        let found = match self.table.seek_place(key, self.keep) {
+            Ok(Some(place)) => Standing::on(&self.table, place).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.settle(found);
+    }
+
+    fn seek_for_prev(&mut self, key: InternalKey<'_>) {
+        self.seek(key);
+        if self.error.is_some() {
+            return;
+        }
+        match &self.at {
+            None => self.last(),
+            Some(at) if at.stand.key(&self.table.source) > key => self.prev(),
+            Some(_) => {}
+        }
+    }
+
+    fn first(&mut self) {
+        let found = self.table.place(0, 0, self.keep);
+        let found = found.and_then(|place| Standing::on(&self.table, place));
+        self.settle(found.map(Some));
+    }
+
+    fn last(&mut self) {
+        let found = Standing::on_last(&self.table, self.table.chunks.count() - 1, self.keep);
+        self.settle(found.map(Some));
+    }
+
+    fn next(&mut self) {
+        let Some(at) = &mut self.at else { return };
+        let chunk = at.chunk;
+        match at.step(&self.table.source) {
+            Ok(true) => {}
+            Ok(false) if chunk + 1 == self.table.chunks.count() => self.at = None,
+            Ok(false) => {
+                let found = self.table.place(chunk + 1, 0, self.keep);
+                let found = found.and_then(|place| Standing::on(&self.table, place));
+                self.settle(found.map(Some));
+            }
+            Err(damage) => self.settle(Err(self.table.error_in(chunk, damage))),
+        }
+    }
+
+    fn prev(&mut self) {
+        let Some(at) = &mut self.at else { return };
+        let chunk = at.chunk;
+        match at.step_back(&self.table.source) {
+            Ok(true) => {}
+            Ok(false) if chunk == 0 => self.at = None,
+            Ok(false) => {
+                let found = Standing::on_last(&self.table, chunk - 1, self.keep);
+                self.settle(found.map(Some));
+            }
+            Err(damage) => self.settle(Err(self.table.error_in(chunk, damage))),
+        }
+    }
+
+    fn is_valid(&self) -> bool {
+        self.at.is_some()
+    }
+
+    fn key(&self) -> InternalKey<'_> {
+        self.standing().stand.key(&self.table.source)
+    }
+
+    fn value(&self) -> ValueSource<'_> {
+        self.standing().stand.value(&self.table.source)
+    }
+
+    fn found(&self) -> Found {
+        self.standing().stand.found(&self.table.source)
+    }
+
+    fn status(&self) -> Result<()> {
+        self.error.clone().map_or(Ok(()), Err)
+    }
+}
+
+/// Where a cursor stands. Invariant: `stand` is the record `ordinal` of `chunk`.
+struct Standing {
+    chunk: u32,
+    ordinal: u32,
+    shape: super::chunk::Shape,
+    stand: Stand,
+}
+
+impl Standing {
+    fn on(table: &Table, place: Place) -> Result<Standing> {
+        let Place {
+            chunk,
+            ordinal,
+            hold,
+            shape,
+        } = place;
+        shape
+            .record(table.source.bytes(&hold), ordinal)
+            .and_then(|record| Stand::on(&table.source, hold, record))
+            .map(|stand| Standing {
+                chunk,
+                ordinal,
+                shape,
+                stand,
+            })
+            .map_err(|damage| table.error_in(chunk, damage))
+    }
+
+    fn on_last(table: &Table, chunk: u32, keep: Keep) -> Result<Standing> {
+        let mut place = table.place(chunk, 0, keep)?;
+        place.ordinal = place.shape.record_count - 1;
+        Standing::on(table, place)
+    }
+
+    /// Moves to the next record of the chunk; `false` where this is the last.
+    fn step(&mut self, source: &Source) -> Result<bool, Damage> {
+        if self.ordinal + 1 == self.shape.record_count {
+            return Ok(false);
+        }
+        let bytes = source.bytes(&self.stand.hold);
+        let next = self.shape.record_at(bytes, self.stand.record.end())?;
+        self.stand.move_to(source, next)?;
+        self.ordinal += 1;
+        Ok(true)
+    }
+
+    /// Moves to the record before in the chunk; `false` where this is the first.
+    fn step_back(&mut self, source: &Source) -> Result<bool, Damage> {
+        let Some(ordinal) = self.ordinal.checked_sub(1) else {
+            return Ok(false);
+        };
+        let bytes = source.bytes(&self.stand.hold);
+        let before = self.shape.record(bytes, ordinal)?;
+        self.stand.move_to(source, before)?;
+        self.ordinal = ordinal;
+        Ok(true)
+    }
+}

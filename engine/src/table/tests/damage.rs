@@ -1,0 +1,450 @@
+//! Damaged, foreign, cut and crafted tables: the right answer or an error, never another.
+
+use strandline_wal::Error;
+
+use super::*;
+use crate::table::chunk;
+use crate::table::directory::{self, ALIGN_LEN, Directory, Section};
+use crate::table::footer::{FOOTER_LEN, Footer};
+use crate::table::header::HEADER_LEN;
+
+/// A table whose every byte is worth a test: small, with several chunks and all kinds of entries.
+fn table_bytes(identity: Identity) -> (Vec<Row>, Vec<u8>) {
+    let rows = sample();
+    let disk = SimDisk::new(1);
+    build(&disk, "t", identity, small_chunks(), &rows).unwrap();
+    (rows, file_bytes(&disk, "t"))
+}
+
+/// Both ways to have a file with those bytes.
+fn disks_with(bytes: &[u8]) -> [SimDisk; 2] {
+    let disks = [SimDisk::new(1), SimDisk::pread(1)];
+    for disk in &disks {
+        put_file(disk, "t", bytes);
+    }
+    disks
+}
+
+fn check_error(error: &Error) {
+    match error {
+        Error::Corrupt { path, .. } => assert_eq!(path, Path::new("t")),
+        Error::Unsupported { path, found, .. } => {
+            assert_eq!(path, Path::new("t"));
+            assert!(found.contains("byte"), "{found}");
+        }
+        other => panic!("damage was called {other}"),
+    }
+}
+
+/// Every answer is right or an error. Returns whether there was an error.
+fn check_answers(table: &Arc<Table>, rows: &[Row]) -> bool {
+    let mut failed = false;
+    for row in rows {
+        for at in [row.version, row.version - 1, u64::MAX] {
+            let expected = rows.iter().find(|r| r.name == row.name && r.version <= at);
+            match table.get(&row.name, Hlc(at)) {
+                Ok(found) => {
+                    let found = found.map(|f| (f.version.0, Content::of(f.value.source())));
+                    assert_eq!(
+                        found,
+                        expected.map(|row| (row.version, row.content.clone()))
+                    );
+                }
+                Err(error) => {
+                    check_error(&error);
+                    failed = true;
+                }
+            }
+        }
+    }
+    for absent in ["common", "common/name 05x", "zzz"] {
+        match table.get(absent.as_bytes(), Hlc::MAX) {
+            Ok(found) => assert!(found.is_none()),
+            Err(error) => check_error(&error),
+        }
+    }
+    let (found, status) = rows_of(table);
+    match status {
+        Ok(()) => assert_eq!(found, rows),
+        Err(error) => {
+            check_error(&error);
+            assert_eq!(found, rows[..found.len()]);
+            failed = true;
+        }
+    }
+    let mut cursor = table.cursor();
+    let mut back = Vec::new();
+    cursor.last();
+    while cursor.is_valid() {
+        back.push(row_at(&cursor));
+        cursor.prev();
+    }
+    back.reverse();
+    assert_eq!(back, rows[rows.len() - back.len()..]);
+    assert!(back.len() == rows.len() || cursor.status().is_err());
+    failed
+}
+
+#[test]
+fn every_flipped_byte_gives_an_error_or_the_right_answers() {
+    let (rows, good) = table_bytes(IDENTITY);
+    for disk in disks_with(&good) {
+        assert!(!check_answers(&open(&disk, "t").unwrap(), &rows));
+    }
+    let mut harmless = 0;
+    for at in 0..good.len() {
+        for mask in [0x01, 0x80, 0xff] {
+            let mut bad = good.clone();
+            bad[at] ^= mask;
+            for disk in disks_with(&bad) {
+                match open(&disk, "t") {
+                    Err(error) => check_error(&error),
+                    Ok(table) => {
+                        let failed = check_answers(&table, &rows);
+                        let damages = table.verify();
+                        assert!(!damages.is_empty(), "byte {at} is not missed by verify");
+                        assert!(!failed || damages.iter().any(|d| d.at <= at as u64));
+                        harmless += usize::from(!failed);
+                    }
+                }
+            }
+        }
+    }
+    // Only the point index and the digest may be damaged without harm.
+    assert!(harmless > 0 && harmless < 6 * (32 + 64 * 8), "{harmless}");
+}
+
+#[test]
+fn every_truncation_and_every_extension_is_refused() {
+    let (_, good) = table_bytes(IDENTITY);
+    for len in 0..good.len() {
+        for disk in disks_with(&good[..len]) {
+            check_error(&open(&disk, "t").unwrap_err());
+        }
+    }
+    for extra in [&[0; 1][..], &[0; 512], b"junk", &good] {
+        for disk in disks_with(&[&good[..], extra].concat()) {
+            check_error(&open(&disk, "t").unwrap_err());
+        }
+    }
+}
+
+#[test]
+fn an_absent_file_is_not_called_damaged() {
+    let disk = SimDisk::new(1);
+    assert!(open(&disk, "t").unwrap_err().is_not_found());
+    disk.create_dir_all(Path::new("t")).unwrap();
+    assert!(open(&disk, "t").is_err());
+}
+
+/// The bytes with the chunks at the two ranges exchanged.
+fn chunk_ranges(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let disk = SimDisk::new(1);
+    put_file(&disk, "t", bytes);
+    let table = open(&disk, "t").unwrap();
+    (0..table.chunks.count())
+        .map(|n| table.chunks.range(n).unwrap())
+        .map(|range| range.start as usize..range.end as usize)
+        .collect()
+}
+
+#[test]
+fn a_chunk_of_another_table_or_database_or_place_is_refused() {
+    let (rows, good) = table_bytes(IDENTITY);
+    let (_, other_table) = table_bytes(Identity {
+        number: 8,
+        ..IDENTITY
+    });
+    let (_, other_lineage) = table_bytes(Identity {
+        lineage: [1; 16],
+        ..IDENTITY
+    });
+    let ranges = chunk_ranges(&good);
+    for foreign in [&other_table, &other_lineage] {
+        assert_eq!(chunk_ranges(foreign), ranges);
+        for range in &ranges {
+            let mut bad = good.clone();
+            bad[range.clone()].copy_from_slice(&foreign[range.clone()]);
+            for disk in disks_with(&bad) {
+                let table = open(&disk, "t").unwrap();
+                assert!(check_answers(&table, &rows));
+                assert!(range.contains(&(table.verify()[0].at as usize)));
+            }
+        }
+    }
+    let mut swapped = 0;
+    for (n, a) in ranges.iter().enumerate() {
+        for b in ranges[n + 1..].iter().filter(|b| b.len() == a.len()) {
+            let mut bad = good.clone();
+            bad[a.clone()].copy_from_slice(&good[b.clone()]);
+            bad[b.clone()].copy_from_slice(&good[a.clone()]);
+            for disk in disks_with(&bad) {
+                let table = open(&disk, "t").unwrap();
+                assert!(check_answers(&table, &rows));
+                assert_eq!(table.verify().len(), 2);
+                swapped += 1;
+            }
+        }
+    }
+    assert!(swapped > 0);
+}
+
+#[test]
+fn the_tail_of_another_table_is_refused() {
+    let (_, good) = table_bytes(IDENTITY);
+    let (_, other) = table_bytes(Identity {
+        number: 8,
+        ..IDENTITY
+    });
+    assert_eq!(good.len(), other.len());
+    let data_end = chunk_ranges(&good).last().unwrap().end;
+    let bad = [&good[..data_end], &other[data_end..]].concat();
+    for disk in disks_with(&bad) {
+        check_error(&open(&disk, "t").unwrap_err());
+    }
+}
+
+#[test]
+fn the_manifest_must_agree_with_the_file() {
+    let disk = SimDisk::new(1);
+    let meta = build(&disk, "t", IDENTITY, small_chunks(), &sample()).unwrap();
+    let opened = |meta: &TableMeta| Table::open(&disk, Path::new("t"), Some(meta), &options());
+    opened(&meta).unwrap();
+    let mut other = meta.clone();
+    other.identity.number = 8;
+    check_error(&opened(&other).unwrap_err());
+    for change in [
+        |meta: &mut TableMeta| meta.identity.lineage = [1; 16],
+        |meta: &mut TableMeta| meta.len += 1,
+        |meta: &mut TableMeta| meta.digest[0] ^= 1,
+        |meta: &mut TableMeta| meta.tombstone_count += 1,
+    ] {
+        let mut other = meta.clone();
+        change(&mut other);
+        check_error(&opened(&other).unwrap_err());
+    }
+}
+
+/// The file with other sections, under good checksums.
+fn with_sections(good: &[u8], change: impl FnOnce(&mut Vec<(Section, Vec<u8>)>)) -> Vec<u8> {
+    let footer_at = good.len() - FOOTER_LEN;
+    let footer_bytes = good[footer_at..].first_chunk().unwrap();
+    let mut footer = Footer::decode(footer_bytes, footer_at as u64, &IDENTITY).unwrap();
+    let at = footer.directory_at as usize;
+    let directory = Directory::decode(&good[at..footer_at], at as u64).unwrap();
+    let mut sections: Vec<_> = directory
+        .sections
+        .iter()
+        .map(|s| (*s, good[s.at as usize..s.end() as usize].to_vec()))
+        .collect();
+    let mut bytes = good[..directory.sections[0].at as usize].to_vec();
+    change(&mut sections);
+    let align = |bytes: &mut Vec<u8>| {
+        bytes.resize(bytes.len().next_multiple_of(ALIGN_LEN as usize), 0);
+    };
+    for (section, content) in &mut sections {
+        align(&mut bytes);
+        section.at = bytes.len() as u64;
+        section.len = content.len() as u64;
+        section.crc = crc32fast::hash(content);
+        bytes.extend_from_slice(content);
+    }
+    align(&mut bytes);
+    let sections = sections.iter().map(|(section, _)| *section).collect();
+    let directory = Directory { sections }.encode();
+    footer.directory_at = bytes.len() as u64;
+    footer.directory_len = directory.len() as u32;
+    footer.directory_crc = crc32fast::hash(&directory);
+    bytes.extend_from_slice(&directory);
+    footer.file_len = (bytes.len() + FOOTER_LEN) as u64;
+    footer.digest = blake3::hash(&bytes).into();
+    bytes.extend_from_slice(&footer.encode());
+    bytes
+}
+
+#[test]
+fn a_damaged_point_index_is_reported_and_done_without() {
+    let (rows, good) = table_bytes(IDENTITY);
+    let footer_at = good.len() - FOOTER_LEN;
+    let footer = Footer::decode(
+        good[footer_at..].first_chunk().unwrap(),
+        footer_at as u64,
+        &IDENTITY,
+    );
+    let at = footer.unwrap().directory_at as usize;
+    let directory = Directory::decode(&good[at..footer_at], at as u64).unwrap();
+    let section = *directory.find(directory::POINT_INDEX).unwrap();
+    for at in section.at..section.end() {
+        let mut bad = good.clone();
+        bad[at as usize] ^= 0x10;
+        for disk in disks_with(&bad) {
+            let table = open(&disk, "t").unwrap();
+            assert_eq!(table.warnings().len(), 1);
+            assert_eq!(table.warnings()[0].at, section.at);
+            assert!(!check_answers(&table, &rows));
+            assert_eq!(table.verify(), table.warnings());
+        }
+    }
+}
+
+#[test]
+fn unknown_sections_are_skipped_unless_they_must_be_understood() {
+    let (rows, good) = table_bytes(IDENTITY);
+    let with = |flags: u32| {
+        with_sections(&good, |sections| {
+            let section = Section {
+                kind: 77,
+                flags,
+                at: 0,
+                len: 0,
+                crc: 0,
+            };
+            sections.push((section, b"from the future".to_vec()));
+        })
+    };
+    for disk in disks_with(&with(0)) {
+        let table = open(&disk, "t").unwrap();
+        assert!(!check_answers(&table, &rows));
+        assert_eq!(table.verify(), []);
+    }
+    for disk in disks_with(&with(1)) {
+        let error = open(&disk, "t").unwrap_err();
+        assert!(
+            error.to_string().contains("needs a newer version"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_table_without_a_section_that_it_needs_is_refused() {
+    let (_, good) = table_bytes(IDENTITY);
+    for kind in [directory::CHUNKS, directory::FENCES, directory::PROPERTIES] {
+        let bad = with_sections(&good, |sections| sections.retain(|(s, _)| s.kind != kind));
+        for disk in disks_with(&bad) {
+            check_error(&open(&disk, "t").unwrap_err());
+        }
+    }
+}
+
+/// Uses a table in every way. Crafted bytes may answer anything, but they answer.
+fn use_up(table: &Arc<Table>, rows: &[Row]) {
+    for row in rows {
+        let _ = table
+            .get(&row.name, Hlc(row.version))
+            .map(|f| f.map(|f| format!("{f:?}")));
+        table.approximate_len(&row.name, b"z");
+        let mut cursor = table.cursor();
+        let key = InternalKey {
+            name: &row.name,
+            version: Hlc(row.version),
+        };
+        cursor.seek(key);
+        cursor.prev();
+        cursor.seek_for_prev(key);
+        cursor.next();
+    }
+    let mut cursor = table.cursor();
+    cursor.first();
+    for _ in 0..2 * rows.len() {
+        cursor.next();
+    }
+    cursor.last();
+    for _ in 0..2 * rows.len() {
+        cursor.prev();
+    }
+    table.verify();
+}
+
+#[test]
+fn crafted_sections_under_good_checksums_never_panic() {
+    let (rows, good) = table_bytes(IDENTITY);
+    for kind in 1..=4 {
+        let mut len = 0;
+        with_sections(&good, |sections| {
+            len = sections
+                .iter()
+                .find(|(s, _)| s.kind == kind)
+                .unwrap()
+                .1
+                .len();
+        });
+        for at in 0..len {
+            for byte in [0x00, 0x01, 0x09, 0x7f, 0xff] {
+                let bad = with_sections(&good, |sections| {
+                    let section = sections.iter_mut().find(|(s, _)| s.kind == kind).unwrap();
+                    section.1[at] = byte;
+                });
+                let [disk, pread] = disks_with(&bad);
+                if let Ok(table) = open(&disk, "t") {
+                    use_up(&table, &rows);
+                    use_up(&open(&pread, "t").unwrap(), &rows);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn crafted_chunks_under_good_checksums_never_panic() {
+    let (rows, good) = table_bytes(IDENTITY);
+    for range in chunk_ranges(&good) {
+        for at in range.start + 4..range.end.min(range.start + 160) {
+            for byte in [0x00, 0x04, 0xff] {
+                let mut bad = good.clone();
+                bad[at] = byte;
+                let crc = chunk::crc_of(&IDENTITY, &bad[range.start + 4..range.end]);
+                bad[range.start..range.start + 4].copy_from_slice(&crc.to_le_bytes());
+                for disk in disks_with(&bad) {
+                    use_up(&open(&disk, "t").unwrap(), &rows);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn verify_lists_every_damaged_chunk() {
+    let (rows, good) = table_bytes(IDENTITY);
+    let ranges = chunk_ranges(&good);
+    let mut bad = good;
+    let damaged = [0, 2, ranges.len() - 1];
+    for n in damaged {
+        bad[ranges[n].start + 40] ^= 1;
+    }
+    for disk in disks_with(&bad) {
+        let table = open(&disk, "t").unwrap();
+        assert!(check_answers(&table, &rows));
+        let found: Vec<u64> = table.verify().iter().map(|damage| damage.at).collect();
+        assert_eq!(found, damaged.map(|n| ranges[n].start as u64));
+        // What is not in a damaged chunk is still there.
+        let answers = rows
+            .iter()
+            .filter(|row| table.get(&row.name, Hlc(row.version)).is_ok());
+        assert!(answers.count() > 0);
+        // A cursor that stopped goes on only where it is sent.
+        let mut cursor = table.cursor();
+        cursor.first();
+        assert!(!cursor.is_valid() && cursor.status().is_err());
+        cursor.next();
+        assert!(!cursor.is_valid() && cursor.status().is_err());
+        cursor.seek(InternalKey::first_of(&rows[8].name));
+        assert!(cursor.is_valid() || cursor.status().is_err());
+    }
+}
+
+#[test]
+fn rot_after_opening_is_found_by_verify() {
+    let (_, good) = table_bytes(IDENTITY);
+    for disk in disks_with(&good) {
+        let table = open(&disk, "t").unwrap();
+        assert_eq!(table.verify(), []);
+        for at in 0..good.len() as u64 {
+            disk.rot(Path::new("t"), at, 4).unwrap();
+            assert!(!table.verify().is_empty(), "byte {at}");
+            disk.rot(Path::new("t"), at, 4).unwrap();
+        }
+        assert_eq!(table.verify(), []);
+    }
+    assert!(good.len() > HEADER_LEN + FOOTER_LEN);
+}
