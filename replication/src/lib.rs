@@ -34,6 +34,10 @@ mod progress;
 pub mod quorum;
 pub mod state;
 pub mod store;
+#[cfg(all(test, not(loom)))]
+mod testing;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub mod transport;
 pub mod voter;
 
