@@ -723,14 +723,13 @@ impl Follower {
     fn tick(&mut self, now: u64) {
         match self.state {
             State::Stopped => {}
+            State::Idle if now < self.retry_ms => {}
             State::Idle => {
-                if now >= self.retry_ms {
-                    self.state = State::Connecting;
-                    (self.heard_ms, self.told_ms) = (now, now);
-                    let peer = self.options.peers[self.peer % self.options.peers.len()].clone();
-                    self.leader_name.clone_from(&peer);
-                    self.actions.push_back(Action::Connect(peer));
-                }
+                self.state = State::Connecting;
+                (self.heard_ms, self.told_ms) = (now, now);
+                let peer = self.options.peers[self.peer % self.options.peers.len()].clone();
+                self.leader_name.clone_from(&peer);
+                self.actions.push_back(Action::Connect(peer));
             }
             _ if now.saturating_sub(self.heard_ms) > self.options.silence_ms => {
                 let why = Error::unreachable(&self.leader_name, "it was silent for too long");

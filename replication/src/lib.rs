@@ -34,9 +34,9 @@ mod progress;
 pub mod quorum;
 pub mod state;
 pub mod store;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod testing;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 pub mod transport;
 pub mod voter;

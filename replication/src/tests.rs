@@ -191,7 +191,7 @@ fn a_crashed_follower_goes_on_where_its_disk_ends() {
         c.follow("b");
         for _ in 0..5 {
             write_some(&mut c, "a", 60, 700);
-            c.crash("b", damage.clone());
+            c.crash("b", damage);
             c.follow("b");
         }
         c.run_until(10_000, |c| c.is_caught_up("a", "b"));
