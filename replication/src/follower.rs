@@ -70,7 +70,7 @@ impl Default for FollowerOptions {
             window: WINDOW_DEFAULT,
             heartbeat_ms: 1_000,
             silence_ms: 10_000,
-            retry_ms: (50, 5_000),
+            retry_ms: (50, 1_000),
             sync_ms: 100,
             ack_ms: 50,
         }
@@ -757,16 +757,17 @@ impl Follower {
                 self.stop(now, why);
             }
             reason => {
-                self.fail(now, why);
                 let hint = self
                     .options
                     .peers
                     .iter()
                     .position(|peer| *peer == refusal.want);
-                match (reason, hint) {
-                    (Reason::NotLeader, Some(hint)) => self.peer = hint,
-                    _ => self.peer += 1,
-                }
+                let next = match (reason, hint) {
+                    (Reason::NotLeader, Some(hint)) => hint,
+                    _ => self.peer + 1,
+                };
+                self.fail(now, why);
+                self.peer = next;
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::follower::FollowerOptions;
 use crate::leader::LeaderOptions;
 use crate::message::Wants;
 use crate::quorum::{Level, Policy};
-use crate::store::Report;
+use crate::store::{FollowerStore, LogSource, Report};
 use crate::transport::local::LocalNetwork;
 
 /// One node, alive.
@@ -209,7 +209,19 @@ impl Cluster {
         while !holds(self) {
             if self.now_ms >= end {
                 for (name, node) in &self.nodes {
-                    println!("{name}: {:?}", node.store.reports.lock());
+                    let reports = node.store.reports.lock();
+                    let last = reports.len().saturating_sub(8);
+                    reports[last..]
+                        .iter()
+                        .for_each(|report| println!("{name}: {report:?}"));
+                    let store = &node.store;
+                    for shard in store.shards() {
+                        println!(
+                            "{name}: ends {:?}, promise {:?}",
+                            store.end(shard),
+                            store.promised()
+                        );
+                    }
                 }
                 panic!("it did not happen within {ms} ms (seed {})", self.seed);
             }
@@ -227,7 +239,6 @@ impl Cluster {
 
     /// Whether `name` has everything of `leader`, byte for byte, durable and applied.
     pub fn is_caught_up(&self, leader: &str, name: &str) -> bool {
-        use crate::store::{FollowerStore, LogSource};
         let (theirs, mine) = (self.store(leader), self.store(name));
         theirs.shards().into_iter().all(|shard| {
             let last_seq = theirs.log(shard).last_seq();
