@@ -47,7 +47,7 @@
 //!
 //! | Offset | Size | Field | Meaning |
 //! |-------:|-----:|-------|---------|
-//! | 0 | 1 | reason | see [`Reason`] |
+//! | 0 | 1 | reason | see [`crate::Reason`] |
 //! | 1 | 1 | reserved | 0 |
 //! | 2 | 2 | text_len | at most 512, as the two below |
 //! | 4 | 2 | have_len | |
