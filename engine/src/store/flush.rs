@@ -193,11 +193,10 @@ impl Store {
         let mut cursor = level.index.cursor();
         cursor.first();
         while cursor.is_valid() {
-            if let ValueSource::Log(place) = cursor.value() {
-                if place.len as usize >= self.options().large_value_len_min {
-                    *large.entry((place.shard, place.first_seq)).or_default() +=
-                        u64::from(place.len);
-                }
+            if let ValueSource::Log(place) = cursor.value()
+                && place.len as usize >= self.options().large_value_len_min
+            {
+                *large.entry((place.shard, place.first_seq)).or_default() += u64::from(place.len);
             }
             cursor.next();
         }
