@@ -109,6 +109,8 @@ pub struct Plan {
     pub cut: Option<Cut>,
     /// The highest sequence known durable.
     pub durable_seq: u64,
+    /// As in [`Known::flushed_seq`].
+    pub(crate) flushed_seq: u64,
     pub(crate) tail: Tail,
 }
 
@@ -188,6 +190,7 @@ pub fn plan(disk: &dyn Disk, dir: &Path, known: &Known<'_>) -> Result<Plan> {
         actions: Vec::new(),
         cut: None,
         durable_seq: known.durable_seq,
+        flushed_seq: known.flushed_seq,
         tail: Tail::default(),
     };
     let files = segment_files(disk, dir, known)?;

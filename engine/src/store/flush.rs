@@ -293,6 +293,8 @@ impl Store {
                 .iter()
                 .filter(|segment| segment.sealed().is_some())
                 .filter(|segment| segment.last_seq() <= done && segment.last_seq() < floor)
+                // The segment behind it must be durable: it alone tells then where the log goes on.
+                .filter(|segment| segment.last_seq() < log.synced_seq())
                 .map(|segment| segment.first_seq())
                 .filter(|first_seq| !pointed.contains(&(shard, *first_seq)))
                 .collect();
