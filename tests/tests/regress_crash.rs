@@ -78,3 +78,22 @@ fn a_log_keeps_a_segment_until_the_next_one_is_durable() {
         run(&case).unwrap_or_else(|error| panic!("{damage:?}: {error}"));
     }
 }
+
+/// The footer of a segment spans two sectors, and of an unsynced seal only the second one survived:
+/// its trailer was intact, its sections were not. The whole segment was taken for damaged, durable
+/// batches and all, and the log was refused.
+#[test]
+fn a_torn_footer_says_nothing_against_the_batches_before_it() {
+    for seed in 0..64 {
+        for pad in 0..8 {
+            // Fills the segment up to where its footer crosses the end of a sector.
+            let ops = vec![
+                Op::Put(0, 1, 63_700 + 64 * pad, Disk),
+                Op::Put(0, 2, 2_000, Os),
+                crash(Damage::LoseOneSector, seed),
+            ];
+            let case = script(small_options(), ops);
+            run(&case).unwrap_or_else(|error| panic!("seed {seed} pad {pad}: {error}"));
+        }
+    }
+}
