@@ -97,3 +97,29 @@ fn a_torn_footer_says_nothing_against_the_batches_before_it() {
         }
     }
 }
+
+/// A process died between the rename of a manifest and the sync of its directory. The next one read
+/// the new manifest, removed the tables that it no longer named, and the machine died: the old
+/// manifest came back, its tables did not.
+#[test]
+fn nothing_is_removed_on_the_word_of_a_manifest_that_may_vanish() {
+    let put = |key| Op::Put(0, key, 100, Os);
+    for at in (0..60).step_by(2) {
+        for nested in 0..60 {
+            let death = Crash {
+                damage: None,
+                seed: nested,
+                nested: vec![(nested, Some(Damage::Mixed))],
+            };
+            let ops = vec![
+                put(1),
+                Op::Flush,
+                put(2),
+                Op::CrashAfter(at, death),
+                Op::Compact,
+            ];
+            let case = script(small_options(), ops);
+            run(&case).unwrap_or_else(|error| panic!("{at} {nested}: {error}"));
+        }
+    }
+}

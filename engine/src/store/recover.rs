@@ -144,6 +144,11 @@ impl Opening<'_> {
         let disk = self.shared.env.disk.as_ref();
         let path = files::manifest(self.dir);
         if let Some(manifest) = Manifest::load(disk, &path)? {
+            if self.role != Role::Reader {
+                // A process that died may have left the names of what is read here unsynced; what
+                // is removed on its word must not outlive it.
+                self.sync_names()?;
+            }
             return Ok(manifest);
         }
         if self.role == Role::Reader || !self.shared.options.create {
@@ -173,10 +178,17 @@ impl Opening<'_> {
             options.entity_rule,
         );
         manifest.store(disk, &path)?;
+        self.sync_names()?;
+        Ok(manifest)
+    }
+
+    /// Makes the names of the dataset and of its files durable.
+    fn sync_names(&self) -> Result<()> {
+        let disk = self.shared.env.disk.as_ref();
         for dir in [self.dir, self.dir.parent().unwrap_or(self.dir)] {
             disk.sync_dir(dir).during("sync directory", dir)?;
         }
-        Ok(manifest)
+        Ok(())
     }
 
     fn check_layout(&self, manifest: &Manifest) -> Result<()> {
