@@ -117,6 +117,16 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A run that goes on where another one ended, on another machine.
+    pub fn resume(case: &'a Case, machine: SimEnv, model: Model) -> Run<'a> {
+        Run {
+            model,
+            // Values stay unique: no life makes this many.
+            next_value: 1 << 32,
+            ..Run::new(case, machine)
+        }
+    }
+
     /// What the engine is given.
     pub fn env(&self) -> Env {
         let env = self.machine.env();

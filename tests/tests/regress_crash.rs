@@ -123,3 +123,26 @@ fn nothing_is_removed_on_the_word_of_a_manifest_that_may_vanish() {
         }
     }
 }
+
+/// Of a log with nothing durable in it the name of the first segment was lost and that of the second
+/// one survived. The log was refused for its missing start, although nothing that was acknowledged as
+/// durable stood there.
+#[test]
+fn a_lost_first_segment_without_durable_records_is_a_cut() {
+    for seed in 0..64 {
+        let put = |key| Op::Put(0, key, 30_000, Os);
+        let options = Options {
+            durability: Os,
+            ..small_options()
+        };
+        let ops = vec![
+            put(1),
+            put(2),
+            put(3),
+            crash(Damage::LoseOneName, seed),
+            put(4),
+        ];
+        let case = script(options, ops);
+        run(&case).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}

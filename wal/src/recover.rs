@@ -287,7 +287,13 @@ impl Walk<'_> {
         }
         let expected = match &self.expected {
             Some(expected) => expected.clone(),
-            None => self.first_expected(&opened, path)?,
+            None => match self.first_expected(&opened, path) {
+                Ok(expected) => expected,
+                Err(error) => {
+                    let (seq, reason) = (self.known.flushed_seq + 1, error.to_string());
+                    return self.broken(path, 0, seq, Some(error), &reason, rest);
+                }
+            },
         };
         if let Some(reason) = discontinuity(&opened.header, &expected) {
             let seq = expected.next_seq;
