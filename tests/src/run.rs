@@ -536,7 +536,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn note_life(&mut self) {
+    /// Counts what the database did in this life.
+    pub fn note_life(&mut self) {
         let Some(opened) = &self.open else { return };
         let stats = opened.dataset.stats();
         for (what, n) in [
@@ -545,6 +546,7 @@ impl<'a> Run<'a> {
             ("values moved", stats.values_moved),
             ("segments recycled", stats.segments_recycled),
             ("segments removed", stats.segments_removed),
+            ("segments at the end", stats.segment_count as u64),
             ("syncs", stats.sync_count),
         ] {
             self.tally.add(what, n);

@@ -36,6 +36,7 @@ pub fn sweep(case: &Case, seed: u64, depth: Depth) -> Result<Tally, String> {
     whole.start()?;
     whole.all()?;
     let io_count = whole.machine.disk.io_count();
+    whole.note_life();
     let mut tally = whole.tally.clone();
     tally.add("calls", io_count);
     drop(whole);
@@ -127,6 +128,9 @@ impl Judge<'_> {
         // A second open shows what the first one did.
         opened.step(&Op::Reopen).map_err(|e| format!("second open: {e}"))?;
         opened.abandon();
+        for what in ["cuts", "unsynced commits kept", "unsynced commits lost"] {
+            tally.add(what, opened.tally.count(what));
+        }
         if rng.below(self.depth.nested_one_in) == 0 {
             for _ in 0..self.depth.nested_count.min(calls as usize) {
                 let at = rng.below(calls as usize) as u64;

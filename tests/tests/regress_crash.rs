@@ -4,7 +4,7 @@ use strandline::Durability::{Disk, Os};
 use strandline::Options;
 use strandline_tests::ops::{Crash, Op};
 use strandline_tests::plan::{script, small_options};
-use strandline_tests::run::run;
+use strandline_tests::run::{Run, machine, run};
 use strandline_wal::io::sim::Damage;
 
 const KILL: Op = Op::Crash(Crash {
@@ -144,5 +144,32 @@ fn a_lost_first_segment_without_durable_records_is_a_cut() {
         ];
         let case = script(options, ops);
         run(&case).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+/// While a dataset was created, the machine died; its manifest survived and the directory of its logs
+/// did not. The next open made that directory anew and never synced its name: the next power loss
+/// took all logs.
+#[test]
+fn the_directory_of_the_logs_is_made_durable_wherever_it_is_made() {
+    for at in 0..60 {
+        for seed in 0..32 {
+            let case = script(small_options(), vec![Op::Put(0, 1, 100, Disk)]);
+            let mut run = Run::new(&case, machine(&case));
+            run.machine.disk.crash_at(at);
+            let started = run.start();
+            if !run.machine.disk.is_dead() {
+                started.unwrap();
+            }
+            let death = Crash {
+                damage: Some(Damage::LoseOneName),
+                seed,
+                nested: Vec::new(),
+            };
+            run.crash(&death)
+                .and_then(|()| run.step(&case.ops[0]))
+                .and_then(|()| run.step(&crash(Damage::LoseAll, seed)))
+                .unwrap_or_else(|error| panic!("call {at} seed {seed}: {error}"));
+        }
     }
 }

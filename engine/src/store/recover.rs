@@ -145,8 +145,11 @@ impl Opening<'_> {
         let path = files::manifest(self.dir);
         if let Some(manifest) = Manifest::load(disk, &path)? {
             if self.role != Role::Reader {
-                // A process that died may have left the names of what is read here unsynced; what
-                // is removed on its word must not outlive it.
+                // A crash may have left the manifest without the directory of the logs, or the names
+                // of what is read here unsynced; what is removed on its word must not outlive it.
+                let region = files::region(self.dir, manifest.region);
+                disk.create_dir_all(&region)
+                    .during("create directory", &region)?;
                 self.sync_names()?;
             }
             return Ok(manifest);
