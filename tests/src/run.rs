@@ -117,6 +117,16 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A run that goes on where another one ended, on another machine.
+    pub fn resume(case: &'a Case, machine: SimEnv, model: Model) -> Run<'a> {
+        Run {
+            model,
+            // Values stay unique: no life makes this many.
+            next_value: 1 << 32,
+            ..Run::new(case, machine)
+        }
+    }
+
     /// What the engine is given.
     pub fn env(&self) -> Env {
         let env = self.machine.env();
@@ -526,7 +536,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn note_life(&mut self) {
+    /// Counts what the database did in this life.
+    pub fn note_life(&mut self) {
         let Some(opened) = &self.open else { return };
         let stats = opened.dataset.stats();
         for (what, n) in [
@@ -535,6 +546,7 @@ impl<'a> Run<'a> {
             ("values moved", stats.values_moved),
             ("segments recycled", stats.segments_recycled),
             ("segments removed", stats.segments_removed),
+            ("segments at the end", stats.segment_count as u64),
             ("syncs", stats.sync_count),
         ] {
             self.tally.add(what, n);

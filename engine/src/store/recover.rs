@@ -150,6 +150,14 @@ impl Opening<'_> {
         let disk = self.shared.env.disk.as_ref();
         let path = files::manifest(self.dir);
         if let Some(manifest) = Manifest::load(disk, &path)? {
+            if self.role != Role::Reader {
+                // A crash may have left the manifest without the directory of the logs, or the names
+                // of what is read here unsynced; what is removed on its word must not outlive it.
+                let region = files::region(self.dir, manifest.region);
+                disk.create_dir_all(&region)
+                    .during("create directory", &region)?;
+                self.sync_names()?;
+            }
             return Ok(manifest);
         }
         if self.role == Role::Reader || !self.shared.options.create {
@@ -179,10 +187,17 @@ impl Opening<'_> {
             options.entity_rule,
         );
         manifest.store(disk, &path)?;
+        self.sync_names()?;
+        Ok(manifest)
+    }
+
+    /// Makes the names of the dataset and of its files durable.
+    fn sync_names(&self) -> Result<()> {
+        let disk = self.shared.env.disk.as_ref();
         for dir in [self.dir, self.dir.parent().unwrap_or(self.dir)] {
             disk.sync_dir(dir).during("sync directory", dir)?;
         }
-        Ok(manifest)
+        Ok(())
     }
 
     fn check_layout(&self, manifest: &Manifest) -> Result<()> {
