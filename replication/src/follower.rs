@@ -352,6 +352,7 @@ impl Follower {
     pub fn due_ms(&self) -> Option<u64> {
         match self.state {
             State::Stopped => None,
+            State::Idle if self.options.peers.is_empty() => None,
             State::Idle => Some(self.retry_ms),
             State::Following => {
                 let sync = self.streams.values().any(|stream| stream.unsynced);
