@@ -31,6 +31,7 @@
 //! point to it, and followers receive those bytes as they are. `ARCHITECTURE.md` beside this crate
 //! tells how the parts hold together; [`options`] lists every setting with its reason.
 
+mod checkpoint;
 pub mod config;
 mod database;
 mod dataset;
@@ -41,14 +42,16 @@ mod keyspace;
 pub mod manifest;
 mod node;
 pub mod options;
-mod replica;
+pub mod replica;
 pub mod router;
 mod runtime;
 mod snapshot;
 pub mod stats;
 mod store;
 pub mod table;
+pub mod verify;
 
+pub use checkpoint::CheckpointReport;
 pub use config::{NodeConfig, NodeRole};
 pub use database::Database;
 pub use dataset::{Dataset, WriteBatch};

@@ -21,6 +21,7 @@
 //! | 4 | clock | timestamp (8) and ordinal (2) of the complete mark, next file number (8) |
 //! | 5 | keyspaces | next number (4), count (4), then number (4) and name |
 //! | 6 | runs | count (4), newest first; each: table count (4) and tables |
+//! | 7 | epochs | count of logs (4); each: count (4), then epoch (4), leader (16), first sequence (8) |
 //!
 //! A table is: number (8), len (8), digest (32), first name, last name, entries, tombstones, names
 //! (8 each), oldest and newest version (8 each), bytes of names and of values (8 each), count of
@@ -54,6 +55,17 @@ pub struct FlushedLog {
     pub complete_seq: u64,
 }
 
+/// One leadership in one log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct EpochEntry {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Random identity of the claim to it.
+    pub leader: [u8; 16],
+    /// Sequence of its first record.
+    pub first_seq: u64,
+}
+
 /// A dataset's state on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
@@ -83,6 +95,8 @@ pub struct Manifest {
     pub keyspaces: Vec<(u32, String)>,
     /// Sorted runs, newest first. Tables of a run do not overlap and ascend.
     pub runs: Vec<Vec<TableMeta>>,
+    /// Per shard, who led which part of the log, oldest first.
+    pub epochs: Vec<Vec<EpochEntry>>,
 }
 
 impl Manifest {
@@ -94,7 +108,7 @@ impl Manifest {
         router: ShardRouter,
         entity_rule: EntityRule,
     ) -> Manifest {
-        let logs = vec![FlushedLog::default(); usize::from(router.shard_count())];
+        let shard_count = usize::from(router.shard_count());
         Manifest {
             generation: 1,
             dataset,
@@ -102,13 +116,14 @@ impl Manifest {
             lineage,
             router,
             entity_rule,
-            logs,
+            logs: vec![FlushedLog::default(); shard_count],
             complete_timestamp: Hlc(0),
             complete_ordinal: 0,
             next_file: 1,
             next_keyspace: 1,
             keyspaces: Vec::new(),
             runs: Vec::new(),
+            epochs: vec![Vec::new(); shard_count],
         }
     }
 
@@ -147,6 +162,7 @@ impl Manifest {
             (4, self.encode_clock()),
             (5, self.encode_keyspaces()),
             (6, self.encode_runs()),
+            (7, self.encode_epochs()),
         ] {
             sections.extend_from_slice(&(kind | MUST).to_le_bytes());
             sections.extend_from_slice(&len_u32(body.0.len()).to_le_bytes());
@@ -243,6 +259,20 @@ impl Manifest {
         out
     }
 
+    fn encode_epochs(&self) -> Out {
+        let mut out = Out::default();
+        out.u32(len_u32(self.epochs.len()));
+        for epochs in &self.epochs {
+            out.u32(len_u32(epochs.len()));
+            for entry in epochs {
+                out.u32(entry.epoch.0);
+                out.bytes(&entry.leader);
+                out.u64(entry.first_seq);
+            }
+        }
+        out
+    }
+
     /// Reads stored bytes, trusting none of them.
     ///
     /// # Errors
@@ -312,10 +342,11 @@ impl Manifest {
                 4 => input.clock(&mut manifest)?,
                 5 => input.keyspaces(&mut manifest)?,
                 6 => input.runs(&mut manifest)?,
+                7 => input.epochs(&mut manifest)?,
                 other if kind & MUST != 0 => {
                     return Err(Error::Unsupported {
                         path: path.to_owned(),
-                        expected: "manifest sections 1 to 6".to_owned(),
+                        expected: "manifest sections 1 to 7".to_owned(),
                         found: format!("manifest section {other}, of a newer release"),
                     });
                 }
@@ -332,20 +363,20 @@ impl Manifest {
                     found,
                 );
             }
-            if (1..=6).contains(&(kind & !MUST)) {
+            if (1..=7).contains(&(kind & !MUST)) {
                 seen |= 1 << (kind & !MUST);
             }
         }
-        if seen != 0b111_1110 {
+        if seen != 0b1111_1110 {
             return wrong(
                 64,
                 "manifest sections",
-                "each of 1 to 6",
+                "each of 1 to 7",
                 format!("{seen:#b}"),
             );
         }
         let shard_count = usize::from(manifest.router.shard_count());
-        if manifest.logs.len() != shard_count {
+        if manifest.logs.len() != shard_count || manifest.epochs.len() != shard_count {
             let found = format!("{} logs", manifest.logs.len());
             return wrong(64, "manifest logs", &format!("{shard_count} logs"), found);
         }
@@ -588,6 +619,30 @@ impl<'a> In<'a> {
         Ok(())
     }
 
+    fn epochs(&mut self, manifest: &mut Manifest) -> Result<()> {
+        manifest.epochs.clear();
+        for _ in 0..self.count(4)? {
+            let mut epochs: Vec<EpochEntry> = Vec::new();
+            for _ in 0..self.count(28)? {
+                let (epoch, leader) = (Epoch(self.u32()?), self.array()?);
+                let entry = EpochEntry {
+                    epoch,
+                    leader,
+                    first_seq: self.u64()?,
+                };
+                let rises = epochs
+                    .last()
+                    .is_none_or(|last| last.epoch < epoch && last.first_seq < entry.first_seq);
+                if !rises {
+                    return Err(self.wrong("epochs", "epochs that rise", epoch.to_string()));
+                }
+                epochs.push(entry);
+            }
+            manifest.epochs.push(epochs);
+        }
+        Ok(())
+    }
+
     fn table(&mut self, lineage: [u8; 16]) -> Result<TableMeta> {
         let identity = Identity {
             number: self.u64()?,
@@ -651,6 +706,12 @@ mod tests {
         manifest.complete_timestamp = Hlc(5);
         manifest.complete_ordinal = 65_535;
         manifest.next_file = 9;
+        let entry = |epoch, first_seq| EpochEntry {
+            epoch: Epoch(epoch),
+            leader: [3; 16],
+            first_seq,
+        };
+        manifest.epochs[0] = vec![entry(1, 1), entry(4, 50)];
         manifest.next_keyspace = 3;
         manifest.keyspaces = vec![(1, "users".to_owned()), (2, String::new())];
         let table = |number, name_min: &[u8], name_max: &[u8]| TableMeta {

@@ -197,3 +197,48 @@ fn a_database_in_memory_works_like_any_other() {
     }
     assert_eq!(map.iter().count(), 2_000);
 }
+
+#[test]
+fn a_checkpoint_is_a_database_of_its_own_and_both_verify() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, copy) = (dir.path().join("db"), dir.path().join("copy"));
+    let db = sharded(2).open(&root).unwrap();
+    let map = db.keyspace("map").unwrap();
+    for n in 0..3_000u32 {
+        map.put_with(
+            n.to_be_bytes(),
+            vec![n as u8; 300 + (n as usize % 7) * 1_000],
+            Durability::Os,
+        )
+        .unwrap();
+    }
+    let report = db.checkpoint(&copy).unwrap();
+    assert!(
+        report.linked_count > 0 && report.copied_count > 0,
+        "{report:?}"
+    );
+    assert!(matches!(db.checkpoint(&copy), Err(Error::Argument { .. })));
+    // The database goes on: everything is written anew a few times, and segments are reused.
+    for round in 0..4u32 {
+        for n in 0..3_000u32 {
+            map.put_with(n.to_be_bytes(), vec![round as u8; 1_500], Durability::Os)
+                .unwrap();
+        }
+        db.flush().unwrap();
+        db.dataset("").unwrap().compact().unwrap();
+    }
+    db.close().unwrap();
+    let env = strandline_wal::io::Env::real();
+    for root in [&root, &copy] {
+        let report = strandline::verify::verify(root, &env).unwrap();
+        assert_eq!(report.problems, []);
+        assert!(report.file_count > 3 && report.entry_count > 0);
+    }
+    let copied = sharded(2).open(&copy).unwrap();
+    let map = copied.keyspace("map").unwrap();
+    for n in 0..3_000u32 {
+        let value = map.get(n.to_be_bytes()).unwrap().unwrap();
+        assert_eq!(value, vec![n as u8; 300 + (n as usize % 7) * 1_000]);
+    }
+    map.put("new", "value").unwrap();
+}

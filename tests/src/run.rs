@@ -44,7 +44,11 @@ impl Tally {
 
     /// Everything, on one line.
     pub fn line(&self) -> String {
-        let parts: Vec<String> = self.0.iter().map(|(what, n)| format!("{what} {n}")).collect();
+        let parts: Vec<String> = self
+            .0
+            .iter()
+            .map(|(what, n)| format!("{what} {n}"))
+            .collect();
         parts.join(", ")
     }
 }
@@ -501,7 +505,8 @@ impl<'a> Run<'a> {
         let kept = self.model.recover(&found, end)?;
         if end == End::Power {
             self.tally.add("unsynced commits kept", kept as u64);
-            self.tally.add("unsynced commits lost", (commits - kept) as u64);
+            self.tally
+                .add("unsynced commits lost", (commits - kept) as u64);
         }
         let keyspaces = (0..count)
             .map(|n| dataset.keyspace(&name(n)))
@@ -645,8 +650,9 @@ pub fn bytes(number: u64, len: usize) -> Bytes {
     for (n, chunk) in (0u64..).zip(bytes.chunks_mut(8)) {
         let word = match n {
             0 => number.to_be_bytes(),
-            _ => (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n.wrapping_mul(0xff51_afd7_ed55_8ccd))
-                .to_le_bytes(),
+            _ => (number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                ^ n.wrapping_mul(0xff51_afd7_ed55_8ccd))
+            .to_le_bytes(),
         };
         chunk.copy_from_slice(&word[..chunk.len()]);
     }

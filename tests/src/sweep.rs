@@ -113,7 +113,11 @@ impl Judge<'_> {
         let mut opened = Run::resume(self.case, image, self.run.model.clone());
         opened.open_and_check(end).map_err(|e| e.to_string())?;
         let calls = opened.machine.disk.io_count();
-        same(&shown, opened.model.now(), "a writer shows another state than a reader")?;
+        same(
+            &shown,
+            opened.model.now(),
+            "a writer shows another state than a reader",
+        )?;
         if rng.below(4) == 0 {
             let put = Op::Put(0, 0, 300, Durability::Disk);
             opened.step(&put).map_err(|e| format!("writing on: {e}"))?;
@@ -122,11 +126,15 @@ impl Judge<'_> {
                 seed: self.seed,
                 nested: Vec::new(),
             };
-            opened.crash(&crash).map_err(|e| format!("writing on: {e}"))?;
+            opened
+                .crash(&crash)
+                .map_err(|e| format!("writing on: {e}"))?;
             tally.add("written on", 1);
         }
         // A second open shows what the first one did.
-        opened.step(&Op::Reopen).map_err(|e| format!("second open: {e}"))?;
+        opened
+            .step(&Op::Reopen)
+            .map_err(|e| format!("second open: {e}"))?;
         opened.abandon();
         for what in ["cuts", "unsynced commits kept", "unsynced commits lost"] {
             tally.add(what, opened.tally.count(what));
@@ -148,7 +156,13 @@ impl Judge<'_> {
             Some(damage) => (machine.crash(self.seed, damage), End::Power),
             None => {
                 let disk = machine.disk.fork();
-                (SimEnv { disk, ..machine.clone() }, End::Kill)
+                (
+                    SimEnv {
+                        disk,
+                        ..machine.clone()
+                    },
+                    End::Kill,
+                )
             }
         }
     }
@@ -159,7 +173,9 @@ impl Judge<'_> {
         let found = read_only(&self.case.options, image.env(), self.case.keyspace_count);
         let found = found.map_err(|e| format!("a reader: {e}"))?;
         let mut model: Model = self.run.model.clone();
-        model.recover(&found, end).map_err(|e| format!("a reader: {e}"))?;
+        model
+            .recover(&found, end)
+            .map_err(|e| format!("a reader: {e}"))?;
         unchanged(&before, &image.disk)?;
         Ok(found)
     }
@@ -200,9 +216,15 @@ impl Judge<'_> {
         let mut second = Run::resume(self.case, run.machine.clone(), self.run.model.clone());
         second.open_and_check(end).map_err(|e| e.to_string())?;
         if self.damage.is_some() {
-            same(shown, second.model.now(), "another state than the first recovery's")?;
+            same(
+                shown,
+                second.model.now(),
+                "another state than the first recovery's",
+            )?;
         }
-        second.step(&Op::Reopen).map_err(|e| format!("second open: {e}"))?;
+        second
+            .step(&Op::Reopen)
+            .map_err(|e| format!("second open: {e}"))?;
         Ok(())
     }
 }

@@ -60,14 +60,23 @@ fn cross_shard_batches() -> Case {
     let mut ops = Vec::new();
     for n in 0..8 {
         let change = |k: usize| (k % 2, (n + k) % 10, (k % 4 != 3).then_some(100 * k + n));
-        ops.push(Op::Batch((0..6).map(change).collect(), [Os, Os, Disk][n % 3]));
+        ops.push(Op::Batch(
+            (0..6).map(change).collect(),
+            [Os, Os, Disk][n % 3],
+        ));
         ops.push(put(n + 3, 50, Os));
         if n == 4 {
             ops.push(Op::Flush);
         }
     }
-    ops.push(Op::Batch(vec![(0, 1, Some(20_000)), (1, 2, Some(30_000))], Os));
-    ops.push(Op::Batch(vec![(0, 3, Some(20_000)), (1, 4, Some(30_000))], Os));
+    ops.push(Op::Batch(
+        vec![(0, 1, Some(20_000)), (1, 2, Some(30_000))],
+        Os,
+    ));
+    ops.push(Op::Batch(
+        vec![(0, 3, Some(20_000)), (1, 4, Some(30_000))],
+        Os,
+    ));
     let options = Options {
         router: ShardRouter::hash(4).unwrap(),
         ..small_options()
@@ -103,7 +112,12 @@ fn large_values() -> Case {
     ops.extend([Op::Flush, put(7, 12_000, Disk), Op::Compact]);
     ops.extend([put(8, 15_000, Os), Op::Compact]);
     ops.extend((0..9).map(|n| put(n, 15_000, Os)));
-    ops.extend([Op::Flush, Op::Compact, put(3, 15_000, Os), put(4, 40_000, Disk)]);
+    ops.extend([
+        Op::Flush,
+        Op::Compact,
+        put(3, 15_000, Os),
+        put(4, 40_000, Disk),
+    ]);
     script(small_options(), ops)
 }
 

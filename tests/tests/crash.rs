@@ -24,7 +24,11 @@ fn judge(name: &str, reaches: &[&str]) {
             for what in reaches {
                 assert!(tally.count(what) > 0, "{name}: no {what}");
             }
-            for what in ["unsynced commits kept", "unsynced commits lost", "nested recoveries"] {
+            for what in [
+                "unsynced commits kept",
+                "unsynced commits lost",
+                "nested recoveries",
+            ] {
                 assert!(tally.count(what) > 0, "{name}: no {what}");
             }
         }
@@ -34,7 +38,10 @@ fn judge(name: &str, reaches: &[&str]) {
 
 #[test]
 fn rolls_flushes_and_compactions_survive() {
-    judge("roll, flush, compact", &["flushes", "compactions", "segments recycled", "cuts"]);
+    judge(
+        "roll, flush, compact",
+        &["flushes", "compactions", "segments recycled", "cuts"],
+    );
 }
 
 #[test]
@@ -50,7 +57,15 @@ fn an_unsynced_window_over_two_segments_survives_as_a_prefix() {
 
 #[test]
 fn large_values_survive_their_collection() {
-    judge("large values and their collection", &["flushes", "compactions", "values moved", "segments recycled"]);
+    judge(
+        "large values and their collection",
+        &[
+            "flushes",
+            "compactions",
+            "values moved",
+            "segments recycled",
+        ],
+    );
 }
 
 #[test]

@@ -116,9 +116,7 @@ fn a_reading_process_outlives_a_hundred_segments() {
     write_round(&db, 0, Durability::Os);
     db.flush().unwrap();
     write_round(&db, 1, Durability::Os);
-    let reader = options(Durability::Os)
-        .open_read_only(dir.path())
-        .unwrap();
+    let reader = options(Durability::Os).open_read_only(dir.path()).unwrap();
     let seen = reader.keyspace("map").unwrap();
     let dataset = db.dataset("").unwrap();
     let before = dataset.stats().segments_recycled;

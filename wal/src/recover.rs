@@ -277,13 +277,12 @@ impl Walk<'_> {
             }
             Err(error) => return Err(error),
         };
-        if let Some(footer) = &opened.footer {
-            if footer.last_seq <= self.known.flushed_seq
-                && self.known.fork_seq.is_none_or(|f| f >= footer.last_seq)
-            {
-                self.keep_flushed(path, &opened, footer.clone());
-                return Ok(Next::Go);
-            }
+        if let Some(footer) = &opened.footer
+            && footer.last_seq <= self.known.flushed_seq
+            && self.known.fork_seq.is_none_or(|f| f >= footer.last_seq)
+        {
+            self.keep_flushed(path, &opened, footer.clone());
+            return Ok(Next::Go);
         }
         let expected = match &self.expected {
             Some(expected) => expected.clone(),

@@ -195,11 +195,10 @@ impl Store {
         let mut cursor = level.index.cursor();
         cursor.first();
         while cursor.is_valid() {
-            if let ValueSource::Log(place) = cursor.value() {
-                if place.len as usize >= self.options().large_value_len_min {
-                    *large.entry((place.shard, place.first_seq)).or_default() +=
-                        u64::from(place.len);
-                }
+            if let ValueSource::Log(place) = cursor.value()
+                && place.len as usize >= self.options().large_value_len_min
+            {
+                *large.entry((place.shard, place.first_seq)).or_default() += u64::from(place.len);
             }
             cursor.next();
         }
@@ -243,6 +242,7 @@ impl Store {
         manifest.generation += 1;
         manifest.keyspaces = self.catalog.list();
         manifest.next_keyspace = self.catalog.next();
+        manifest.epochs = self.epochs.lock().clone();
         let values = self.pointed(&manifest)?;
         if let Err(error) = manifest.store(disk, &files::manifest(&self.dir)) {
             // Old or new: nobody can tell which one the disk has now.

@@ -106,7 +106,7 @@ impl Store {
         }
         drop(commit);
         let appended = appended?;
-        self.news.tell();
+        self.shared.hook.call();
         Ok(appended)
     }
 
@@ -120,6 +120,9 @@ impl Store {
         while let Step::Batch(batch) = reader.next()? {
             apply_stored(&batch, level, &self.catalog)?;
             self.pending.lock().note(shard, &batch.header);
+            if let Some(entry) = super::recover::epoch_start(&batch) {
+                self.note_epoch(shard, entry);
+            }
         }
         Ok(())
     }
@@ -134,7 +137,7 @@ impl Store {
         self.check()?;
         commit.writers[usize::from(shard.0)].seal_verbatim(segment, footer)?;
         drop(commit);
-        self.news.tell();
+        self.shared.hook.call();
         Ok(())
     }
 
@@ -171,7 +174,7 @@ impl Store {
             if mark.timestamp > self.watermarks.visible() {
                 self.watermarks.publish_to(&mark);
                 self.watermarks.commit_to(&mark);
-                self.news.tell();
+                self.shared.hook.call();
             }
         }
         here

@@ -1,0 +1,348 @@
+//! Checks every byte of a database that is not open for writing, and names what is damaged.
+//!
+//! It reads as recovery does, decides nothing, and goes on behind the first finding.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use strandline_wal::io::{Access, Disk, Env, FileKind, read_exact_at};
+use strandline_wal::marks::Marks;
+use strandline_wal::recover::{FoundSegment, Known, Plan, plan};
+use strandline_wal::{DatasetId, Error as LogError, IoContext, LogId, ShardId};
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::manifest::Manifest;
+use crate::node::NodeIdentity;
+use crate::store::epoch::EpochFile;
+use crate::table::{
+    BlockCache, Cursor, OpenOptions, PointerSource, Table, ValuePointer, ValueSource,
+};
+
+/// Something that is not as it was written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    /// The file.
+    pub path: PathBuf,
+    /// Byte offset in it, where there is one.
+    pub at: Option<u64>,
+    /// What is wrong: expected and found.
+    pub what: String,
+}
+
+/// What a check read and found.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyReport {
+    /// Files that were read.
+    pub file_count: u64,
+    /// Bytes that were read.
+    pub len: u64,
+    /// Batches in segments.
+    pub batch_count: u64,
+    /// Entries in tables.
+    pub entry_count: u64,
+    /// What is damaged or missing.
+    pub problems: Vec<Problem>,
+    /// What looks odd and harms nothing: a tail that recovery will cut, a leftover file.
+    pub notes: Vec<String>,
+}
+
+/// Checks the database in a directory: every batch, every table, every pointer, every root record.
+/// Writes nothing. Beside a live writer, its growing tail may show as a note.
+///
+/// # Errors
+/// [`Error::NotFound`] where there is no database. Damage is no error: it is in the report.
+pub fn verify(root: &Path, env: &Env) -> Result<VerifyReport> {
+    let mut report = VerifyReport::default();
+    let entries = match env.disk.list(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let name = root.display().to_string();
+            return Err(Error::NotFound {
+                what: "database",
+                name,
+                hint: "",
+            });
+        }
+        Err(e) => return Err(e).during("list", root).map_err(Error::from),
+    };
+    if let Err(error) = NodeIdentity::read(env, root) {
+        report.problem(&files::node(root), &error);
+    }
+    let mut datasets = 0;
+    for entry in entries.iter().filter(|entry| entry.kind == FileKind::Dir) {
+        let Ok(id) = DatasetId::new(&entry.name) else {
+            continue;
+        };
+        datasets += 1;
+        let dir = files::dataset(root, &id);
+        if let Err(error) = (Check {
+            env,
+            id,
+            dir: &dir,
+            report: &mut report,
+        })
+        .run()
+        {
+            report.problem(&dir, &error);
+        }
+    }
+    if datasets == 0 && env.disk.stat(&files::lock(root)).is_err() {
+        let name = root.display().to_string();
+        return Err(Error::NotFound {
+            what: "database",
+            name,
+            hint: "",
+        });
+    }
+    Ok(report)
+}
+
+impl VerifyReport {
+    fn problem(&mut self, path: &Path, error: &LogError) {
+        let problem = match error {
+            LogError::Corrupt {
+                path,
+                at,
+                what,
+                expected,
+                found,
+            } => Problem {
+                path: path.clone(),
+                at: Some(*at),
+                what: format!("{what}: expected {expected}, found {found}"),
+            },
+            LogError::Io { path, .. } | LogError::Unsupported { path, .. } => Problem {
+                path: path.clone(),
+                at: None,
+                what: error.to_string(),
+            },
+            _ => Problem {
+                path: path.to_owned(),
+                at: None,
+                what: error.to_string(),
+            },
+        };
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+}
+
+struct Check<'a> {
+    env: &'a Env,
+    id: DatasetId,
+    dir: &'a Path,
+    report: &'a mut VerifyReport,
+}
+
+impl Check<'_> {
+    fn disk(&self) -> &dyn Disk {
+        self.env.disk.as_ref()
+    }
+
+    fn run(mut self) -> strandline_wal::Result<()> {
+        let path = files::manifest(self.dir);
+        let Some(manifest) = Manifest::load(self.disk(), &path)? else {
+            let found = "no such file";
+            return Err(LogError::corrupt(&path, 0, "manifest", "a manifest", found));
+        };
+        self.report.file_count += 1;
+        let epochs = EpochFile::read(self.disk(), &files::epoch(self.dir));
+        let led = match epochs {
+            Ok(file) => file.epochs().led.clone(),
+            Err(error) => {
+                self.report.problem(self.dir, &error);
+                Vec::new()
+            }
+        };
+        let region = files::region(self.dir, manifest.region);
+        let marks = Marks::read(self.disk(), &region)?;
+        for (shard, flushed) in manifest.logs.iter().enumerate() {
+            let id = ShardId(u16::try_from(shard).expect("at most 256 shards"));
+            let marked = marks
+                .iter()
+                .find(|(s, _)| *s == id)
+                .map_or(0, |(_, seq)| *seq);
+            let known = Known {
+                log: LogId {
+                    dataset: self.id.clone(),
+                    region: manifest.region,
+                    shard: id,
+                },
+                lineage: Some(manifest.lineage),
+                durable_seq: marked.max(flushed.complete_seq).max(flushed.position.seq),
+                // Everything is read, what is in tables too.
+                flushed_seq: flushed.position.seq,
+                led: &|epoch| led.contains(&epoch),
+                fork_seq: None,
+            };
+            match plan(self.disk(), &region, &known) {
+                Ok(plan) => self.log(&plan),
+                Err(error) => self.report.problem(&region, &error),
+            }
+        }
+        self.tables(&manifest, &region)
+    }
+
+    fn log(&mut self, plan: &Plan) {
+        for segment in &plan.segments {
+            self.report.file_count += 1;
+            self.report.len += segment.file_len;
+            if let Err(error) = self.segment(segment) {
+                self.report.problem(&segment.path, &error);
+            }
+        }
+        if let Some(cut) = &plan.cut {
+            self.report.notes.push(format!(
+                "{}: the tail from record {} on will be cut at byte {}: {}",
+                cut.path.display(),
+                cut.first_seq,
+                cut.at,
+                cut.reason
+            ));
+        }
+    }
+
+    /// Reads every batch of a segment, and a sealed one's digest.
+    fn segment(&mut self, found: &FoundSegment) -> strandline_wal::Result<()> {
+        let file = self
+            .disk()
+            .open(&found.path, Access::Read)
+            .during("open", &found.path)?;
+        let mut bytes = vec![0; usize::try_from(found.data_len).expect("a segment fits in memory")];
+        read_exact_at(file.as_ref(), &mut bytes, 0).during("read", &found.path)?;
+        let mut at = strandline_wal::segment::SEGMENT_HEADER_LEN;
+        while at < bytes.len() {
+            let wrong = |damage: strandline_wal::batch::Damage| {
+                LogError::corrupt(&found.path, at as u64, "batch", "an intact batch", damage)
+            };
+            let batch = strandline_wal::batch::Batch::decode(&bytes[at..]).map_err(wrong)?;
+            if batch.header.nonce != found.header.nonce {
+                let (expected, found_nonce) = (found.header.nonce, batch.header.nonce);
+                return Err(LogError::corrupt(
+                    &found.path,
+                    at as u64,
+                    "nonce",
+                    expected,
+                    found_nonce,
+                ));
+            }
+            batch
+                .records()
+                .try_for_each(|record| record.map(|_| ()))
+                .map_err(wrong)?;
+            self.report.batch_count += 1;
+            at += batch.header.batch_len();
+        }
+        if let Some(footer) = &found.footer {
+            let digest = blake3::hash(&bytes);
+            if *digest.as_bytes() != footer.digest {
+                let expected = blake3::Hash::from_bytes(footer.digest).to_hex();
+                let at = footer.data_len;
+                return Err(LogError::corrupt(
+                    &found.path,
+                    at,
+                    "digest",
+                    expected,
+                    digest.to_hex(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn tables(&mut self, manifest: &Manifest, region: &Path) -> strandline_wal::Result<()> {
+        let options = OpenOptions::new(Arc::new(BlockCache::new(1 << 20)));
+        let mut segments = Pointed {
+            region,
+            open: BTreeMap::new(),
+        };
+        for meta in manifest.tables() {
+            let path = files::table(self.dir, meta.identity.number);
+            let table = match Table::open(self.env.disk.as_ref(), &path, Some(meta), &options) {
+                Ok(table) => table,
+                Err(error) => {
+                    self.report.problem(&path, &error);
+                    continue;
+                }
+            };
+            self.report.file_count += 1;
+            self.report.len += meta.len;
+            for damage in table
+                .verify()
+                .into_iter()
+                .chain(table.warnings().iter().cloned())
+            {
+                let error = damage.into_error(&path);
+                self.report.problem(&path, &error);
+            }
+            self.pointers(&table, &mut segments);
+        }
+        Ok(())
+    }
+
+    /// Follows every pointer of a table and checks the value's own checksum.
+    fn pointers(&mut self, table: &Arc<Table>, segments: &mut Pointed<'_>) {
+        let mut cursor = table.cursor_once();
+        cursor.first();
+        while cursor.is_valid() {
+            self.report.entry_count += 1;
+            if let ValueSource::Pointer(pointer) = cursor.value()
+                && let Err(error) = segments.check(self.env.disk.as_ref(), &pointer)
+            {
+                self.report.problem(table.path(), &error);
+            }
+            cursor.next();
+        }
+        if let Err(error) = cursor.status() {
+            self.report.problem(table.path(), &error);
+        }
+    }
+}
+
+/// Segments that pointers lead to, opened once.
+struct Pointed<'a> {
+    region: &'a Path,
+    open: BTreeMap<(ShardId, u64), Arc<dyn strandline_wal::io::File>>,
+}
+
+impl Pointed<'_> {
+    fn check(&mut self, disk: &dyn Disk, pointer: &ValuePointer) -> strandline_wal::Result<()> {
+        let path = strandline_wal::segment::path_of(self.region, pointer.shard, pointer.file);
+        if pointer.source != PointerSource::Segment {
+            return Err(LogError::corrupt(
+                &path,
+                0,
+                "pointer source",
+                "a segment",
+                "a value file",
+            ));
+        }
+        let place = (pointer.shard, pointer.file);
+        let file = match self.open.get(&place) {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = disk.open(&path, Access::Read).during("open", &path)?;
+                self.open.insert(place, Arc::clone(&file));
+                file
+            }
+        };
+        let mut bytes = vec![0; pointer.len as usize];
+        read_exact_at(file.as_ref(), &mut bytes, pointer.offset.into()).during("read", &path)?;
+        let crc = crc32fast::hash(&bytes);
+        if crc != pointer.crc {
+            let (expected, found) = (format!("{:#010x}", pointer.crc), format!("{crc:#010x}"));
+            let at = pointer.offset.into();
+            return Err(LogError::corrupt(
+                &path,
+                at,
+                "value checksum",
+                expected,
+                found,
+            ));
+        }
+        Ok(())
+    }
+}
