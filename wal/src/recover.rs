@@ -109,6 +109,8 @@ pub struct Plan {
     pub cut: Option<Cut>,
     /// The highest sequence known durable.
     pub durable_seq: u64,
+    /// As in [`Known::flushed_seq`].
+    pub(crate) flushed_seq: u64,
     pub(crate) tail: Tail,
 }
 
@@ -188,6 +190,7 @@ pub fn plan(disk: &dyn Disk, dir: &Path, known: &Known<'_>) -> Result<Plan> {
         actions: Vec::new(),
         cut: None,
         durable_seq: known.durable_seq,
+        flushed_seq: known.flushed_seq,
         tail: Tail::default(),
     };
     let files = segment_files(disk, dir, known)?;
@@ -257,6 +260,8 @@ struct Walk<'a> {
 struct Opened {
     header: SegmentHeader,
     footer: Option<Footer>,
+    /// Why its footer is none, where only its trailer is intact.
+    footer_damage: Option<Error>,
     bytes: Map,
     file_len: u64,
 }
@@ -272,17 +277,22 @@ impl Walk<'_> {
             }
             Err(error) => return Err(error),
         };
-        if let Some(footer) = &opened.footer {
-            if footer.last_seq <= self.known.flushed_seq
-                && self.known.fork_seq.is_none_or(|f| f >= footer.last_seq)
-            {
-                self.keep_flushed(path, &opened, footer.clone());
-                return Ok(Next::Go);
-            }
+        if let Some(footer) = &opened.footer
+            && footer.last_seq <= self.known.flushed_seq
+            && self.known.fork_seq.is_none_or(|f| f >= footer.last_seq)
+        {
+            self.keep_flushed(path, &opened, footer.clone());
+            return Ok(Next::Go);
         }
         let expected = match &self.expected {
             Some(expected) => expected.clone(),
-            None => self.first_expected(&opened, path)?,
+            None => match self.first_expected(&opened, path) {
+                Ok(expected) => expected,
+                Err(error) => {
+                    let (seq, reason) = (self.known.flushed_seq + 1, error.to_string());
+                    return self.broken(path, 0, seq, Some(error), &reason, rest);
+                }
+            },
         };
         if let Some(reason) = discontinuity(&opened.header, &expected) {
             let seq = expected.next_seq;
@@ -314,10 +324,16 @@ impl Walk<'_> {
             let found = format!("{:02x?}", header.lineage);
             return Err(Error::corrupt(path, 32, "lineage", expected, found));
         }
-        let footer = footer_of(&bytes, &header, path)?;
+        // A torn footer says nothing against the batches before it: the walk ends where it starts.
+        let (footer, footer_damage) = match footer_of(&bytes, &header, path) {
+            Ok(footer) => (footer, None),
+            Err(error @ Error::Corrupt { .. }) => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
         Ok(Opened {
             header,
             footer,
+            footer_damage,
             bytes,
             file_len,
         })
@@ -418,7 +434,8 @@ impl Walk<'_> {
                     Some(damage) => damage.to_string(),
                     None => "the segment ends without a footer".to_owned(),
                 };
-                self.broken(path, scan.data_len, next_seq, None, &reason, rest)
+                let error = opened.footer_damage.clone().filter(|_| stop.is_none());
+                self.broken(path, scan.data_len, next_seq, error, &reason, rest)
             }
         }
     }

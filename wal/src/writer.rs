@@ -315,10 +315,10 @@ impl Writer {
 
     /// Makes sure that the growing segment takes `batch_len` more bytes.
     fn make_room(&mut self, batch_len: usize, now: Hlc) -> Result<()> {
-        if let Some(active) = &self.active {
-            if active.image.len() - active.image.reserved_len() >= batch_len {
-                return Ok(());
-            }
+        if let Some(active) = &self.active
+            && active.image.len() - active.image.reserved_len() >= batch_len
+        {
+            return Ok(());
         }
         let needed = (SEGMENT_HEADER_LEN + batch_len) as u64;
         if needed > SEGMENT_LEN_MAX {
@@ -414,10 +414,10 @@ impl Writer {
     }
 
     fn image(&self, file: &dyn File, capacity: usize, path: &std::path::Path) -> Result<Image> {
-        if self.options.face == Face::Mapped {
-            if let Some(image) = file.image(capacity).during("map", path)? {
-                return Ok(image);
-            }
+        if self.options.face == Face::Mapped
+            && let Some(image) = file.image(capacity).during("map", path)?
+        {
+            return Ok(image);
         }
         Image::private(capacity).during("allocate an image for", path)
     }
@@ -506,10 +506,7 @@ impl Writer {
         bytes = &bytes[known..];
         at += known as u64;
         let start = at;
-        loop {
-            let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
-                break;
-            };
+        while let Some(header) = bytes.first_chunk::<HEADER_LEN>() {
             let path = self
                 .active
                 .as_ref()
@@ -798,15 +795,15 @@ fn nonzero(nonce: u32) -> u32 {
     nonce.max(1)
 }
 
-/// Writes zeros over the first `len` bytes of a file, so that later writes allocate nothing.
-pub(crate) fn fill_zeros(file: &dyn File, len: u64) -> std::io::Result<()> {
+/// Writes zeros over a file from `at` to `end`, so that later writes allocate nothing.
+pub(crate) fn fill_zeros(file: &dyn File, mut at: u64, end: u64) -> std::io::Result<()> {
     const STEP: usize = 256 << 10;
-    let zeros = vec![0; STEP.min(usize::try_from(len).unwrap_or(STEP))];
-    let mut at = 0;
-    while at < len {
-        let step = zeros.len().min(usize::try_from(len - at).unwrap_or(STEP));
-        write_all_at(file, &zeros[..step], at)?;
-        at += step as u64;
+    let step_len = |at: u64| usize::try_from(end.saturating_sub(at)).map_or(STEP, |n| n.min(STEP));
+    let zeros = vec![0; step_len(at)];
+    while at < end {
+        let step = &zeros[..step_len(at)];
+        write_all_at(file, step, at)?;
+        at += step.len() as u64;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use strandline_wal::open::{open, open_read_only};
 use strandline_wal::reader::{Reader, Step, StoredBatch};
 use strandline_wal::recover::{Cut, Known, Plan, plan};
 use strandline_wal::writer::{Face, Writer, WriterOptions};
-use strandline_wal::{DatasetId, Epoch, Error as LogError, Hlc, IoContext, LogId, ShardId};
+use strandline_wal::{DatasetId, Epoch, Error as LogError, IoContext, LogId, ShardId};
 
 use super::apply::{PayloadPlace, apply};
 use super::catalog::Catalog;
@@ -29,7 +29,7 @@ use super::epoch::EpochFile;
 use super::follow::Pending;
 use super::view::{MemLevel, Run, View};
 use super::watermarks::{Mark, Watermarks};
-use super::{Commit, MarksFile, News, Pressure, Role, Shared, Store};
+use super::{Commit, MarksFile, Pressure, Role, Shared, Store};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{EpochEntry, Manifest};
@@ -48,6 +48,9 @@ pub struct RecoveryReport {
     pub warnings: Vec<String>,
 }
 
+/// The lineage of a follower that has not met its leader yet.
+pub(crate) const NO_LINEAGE: [u8; 16] = [0; 16];
+
 /// How to open a dataset.
 pub(crate) struct Opening<'a> {
     pub shared: Shared,
@@ -56,6 +59,8 @@ pub(crate) struct Opening<'a> {
     pub role: Role,
     /// Per shard, where the history forks and everything behind is to be cut.
     pub forks: Option<Vec<u64>>,
+    /// The epoch that this node was elected for.
+    pub elected: Option<Epoch>,
 }
 
 impl Opening<'_> {
@@ -135,7 +140,6 @@ impl Opening<'_> {
             closed: Default::default(),
             epoch_file: Mutex::new(epoch_file),
             floors,
-            news: News::default(),
             counters: Default::default(),
             report,
             pending: Mutex::new(pending),
@@ -149,7 +153,20 @@ impl Opening<'_> {
     fn manifest(&self) -> Result<Manifest> {
         let disk = self.shared.env.disk.as_ref();
         let path = files::manifest(self.dir);
-        if let Some(manifest) = Manifest::load(disk, &path)? {
+        if let Some(mut manifest) = Manifest::load(disk, &path)? {
+            if self.role != Role::Reader {
+                // A crash may have left the manifest without the directory of the logs, or the names
+                // of what is read here unsynced; what is removed on its word must not outlive it.
+                let region = files::region(self.dir, manifest.region);
+                disk.create_dir_all(&region)
+                    .during("create directory", &region)?;
+                self.sync_names()?;
+            }
+            if self.role == Role::Leader && manifest.lineage == NO_LINEAGE {
+                // It was to follow and never did: its history begins here.
+                manifest.lineage = self.shared.env.random.next_id();
+                manifest.store(disk, &path)?;
+            }
             return Ok(manifest);
         }
         if self.role == Role::Reader || !self.shared.options.create {
@@ -163,26 +180,37 @@ impl Opening<'_> {
         let options = &self.shared.options;
         let region = files::region(self.dir, options.node.region);
         // Segments without a manifest are a dataset that lost it, not a new one.
-        if let Ok(entries) = disk.list(&region) {
-            if let Some(entry) = entries.iter().find(|e| e.name.starts_with("wal-")) {
-                let found = format!("{} and no manifest", entry.name);
-                return Err(LogError::corrupt(&path, 0, "manifest", "a manifest", found).into());
-            }
+        if let Ok(entries) = disk.list(&region)
+            && let Some(entry) = entries.iter().find(|e| e.name.starts_with("wal-"))
+        {
+            let found = format!("{} and no manifest", entry.name);
+            return Err(LogError::corrupt(&path, 0, "manifest", "a manifest", found).into());
         }
         disk.create_dir_all(&region)
             .during("create directory", &region)?;
         let manifest = Manifest::new(
             self.id.clone(),
             options.node.region,
-            self.shared.env.random.next_id(),
+            match self.role {
+                // A copy of a history that it will learn from its leader.
+                Role::Follower => NO_LINEAGE,
+                _ => self.shared.env.random.next_id(),
+            },
             options.router.clone(),
             options.entity_rule,
         );
         manifest.store(disk, &path)?;
+        self.sync_names()?;
+        Ok(manifest)
+    }
+
+    /// Makes the names of the dataset and of its files durable.
+    fn sync_names(&self) -> Result<()> {
+        let disk = self.shared.env.disk.as_ref();
         for dir in [self.dir, self.dir.parent().unwrap_or(self.dir)] {
             disk.sync_dir(dir).during("sync directory", dir)?;
         }
-        Ok(manifest)
+        Ok(())
     }
 
     fn check_layout(&self, manifest: &Manifest) -> Result<()> {
@@ -323,6 +351,8 @@ impl Opening<'_> {
                 disk.remove(&path).during("remove", &path)?;
             }
         }
+        let staging = files::staging(self.dir);
+        disk.remove_dir_all(&staging).during("remove", &staging)?;
         let region = files::region(self.dir, manifest.region);
         let entries = match disk.list(&region) {
             Ok(entries) => entries,
@@ -400,6 +430,7 @@ impl Opening<'_> {
             Role::Reader => return Ok(store),
             Role::Follower => {
                 store.sync_recovered()?;
+                store.epoch_file.lock().follow(store.shared.node.node)?;
                 return Ok(store);
             }
             Role::Leader => {}
@@ -412,7 +443,11 @@ impl Opening<'_> {
             .map(|w| w.tail().epoch)
             .max()
             .unwrap_or_default();
-        let epoch = store.epoch_file.lock().open_next(seen)?;
+        let node = store.shared.node.node;
+        let epoch = store
+            .epoch_file
+            .lock()
+            .open_next(seen, self.elected, node)?;
         let start = strandline_wal::control::EpochStart {
             node: store.shared.node.node,
             incarnation: store.shared.node.incarnation,
@@ -530,10 +565,11 @@ fn epochs_of(log: &Arc<Log>, known: &[EpochEntry]) -> Result<Vec<EpochEntry>> {
     for segment in log.segments() {
         let (epoch, first_seq) = (segment.header().epoch, segment.first_seq());
         let is_new = epochs.last().is_none_or(|last| last.epoch < epoch);
-        if is_new && segment.last_seq() >= first_seq {
-            if let Step::Batch(batch) = Reader::new(Arc::clone(log), first_seq).next()? {
-                epochs.extend(epoch_start(&batch));
-            }
+        if is_new
+            && segment.last_seq() >= first_seq
+            && let Step::Batch(batch) = Reader::new(Arc::clone(log), first_seq).next()?
+        {
+            epochs.extend(epoch_start(&batch));
         }
     }
     Ok(epochs)
