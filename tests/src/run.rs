@@ -275,18 +275,18 @@ impl<'a> Run<'a> {
             }
             Op::Flush => {
                 self.opened().dataset.flush()?;
-                self.model.keep(Kept::Power);
+                self.model.settle();
                 Ok(())
             }
             Op::Compact => {
                 self.opened().dataset.compact()?;
-                self.model.keep(Kept::Power);
+                self.model.settle();
                 Ok(())
             }
             Op::Background(count) => Ok(self.opened().db.run_background(*count).map(|_| ())?),
             Op::Sync => {
                 self.opened().dataset.sync()?;
-                self.model.keep(Kept::Power);
+                self.model.settle();
                 Ok(())
             }
             Op::Advance(ms) => {
@@ -440,7 +440,7 @@ impl<'a> Run<'a> {
         let opened = self.open.take().expect("the database is open");
         opened.db.close()?;
         drop(opened);
-        self.model.keep(Kept::Power);
+        self.model.settle();
         self.tally.add("reopens", 1);
         self.open_and_check(End::Close)
     }
@@ -490,6 +490,15 @@ impl<'a> Run<'a> {
                 self.tally.add("crashes", 1);
                 self.machine.crash(seed, damage)
             }
+        }
+    }
+
+    /// Closes, whatever comes of it.
+    pub fn close_quietly(&mut self) {
+        self.snapshots.clear();
+        if let Some(opened) = self.open.take() {
+            // A fault may have stopped it; the next open tells what is there.
+            let _ = opened.db.close();
         }
     }
 
@@ -564,7 +573,7 @@ impl<'a> Run<'a> {
             is_done: false,
         });
         self.opened().db.checkpoint(&path)?;
-        self.model.keep(Kept::Power);
+        self.model.settle();
         self.checkpoint.as_mut().expect("set above").is_done = true;
         self.tally.add("checkpoints", 1);
         self.check_checkpoint()
@@ -627,12 +636,7 @@ pub fn read_only(options: &Options, env: Env, count: usize) -> Result<State, Fai
     read_only_at(ROOT, options, env, count)
 }
 
-fn read_only_at(
-    path: &str,
-    options: &Options,
-    env: Env,
-    count: usize,
-) -> Result<State, Failure> {
+fn read_only_at(path: &str, options: &Options, env: Env, count: usize) -> Result<State, Failure> {
     let absent = |error: &Error| matches!(error, Error::NotFound { .. });
     let db = match options.clone().open_read_only_with(path, env) {
         Err(error) if absent(&error) => return Ok(State::empty(count)),

@@ -129,7 +129,12 @@ fn checkpoint() -> Case {
     ops.extend([Op::Flush, put(0, 9_000, Os), put(1, 70, Disk)]);
     ops.extend([put(2, 9_000, Os), Op::Checkpoint]);
     ops.extend((0..8).map(|n| put(n, 13_000, Os)));
-    ops.extend([Op::Flush, Op::Compact, put(3, 40_000, Os), put(4, 40_000, Disk)]);
+    ops.extend([
+        Op::Flush,
+        Op::Compact,
+        put(3, 40_000, Os),
+        put(4, 40_000, Disk),
+    ]);
     let options = Options {
         router: ShardRouter::hash(2).unwrap(),
         ..small_options()
