@@ -413,27 +413,54 @@ impl Cluster {
         let up: Vec<usize> = (0..NODE_COUNT)
             .filter(|n| self.machines[*n].up.is_some())
             .collect();
-        let Some(candidate) = up.get(self.below(up.len().max(1) as u64) as usize).copied() else {
-            return;
-        };
-        if self.leader == Some(candidate) {
-            return;
+        let candidate = up.get(self.below(up.len().max(1) as u64) as usize).copied();
+        let leads = |n: &usize| self.leader == Some(*n) && self.leader_is_up();
+        if let Some(candidate) = candidate.filter(|n| !leads(n)) {
+            self.campaign(candidate);
         }
+    }
+
+    fn campaign(&mut self, candidate: usize) {
+        let up: Vec<usize> = (0..NODE_COUNT)
+            .filter(|n| self.machines[*n].up.is_some())
+            .collect();
+        // A node that alone has ever led or followed: nothing was confirmed elsewhere.
+        let only = self.has_history(candidate)
+            && (0..NODE_COUNT).all(|n| n == candidate || (up.contains(&n) && !self.has_history(n)));
         let how = Promote {
             peers: self.others(candidate),
             node_count: NODE_COUNT,
             follower_count: 1,
-            force: self.forces && self.below(3) == 0,
+            force: only || self.forces && self.below(3) == 0,
         };
         let now = self.now();
         let up = self.machines[candidate].up.as_mut().expect("it is up");
         let dataset = up.dataset();
-        up.node.campaign(now, &dataset, &how).expect("it may try");
+        if up.node.campaign(now, &dataset, &how).is_err() {
+            assert_eq!(
+                dataset.lineage(),
+                [0; 16],
+                "only a node without a history may not try"
+            );
+            self.counters.add("promotions refused", 1);
+            self.follow(candidate);
+            return;
+        }
+        if self.leader == Some(candidate) {
+            self.leader = None;
+        }
         self.candidate = Some((candidate, self.ms));
     }
 
+    fn has_history(&self, n: usize) -> bool {
+        let up = self.machines[n].up.as_ref();
+        up.is_some_and(|up| up.dataset().lineage() != [0; 16])
+    }
+
     fn leader_is_up(&self) -> bool {
-        self.leader.is_some_and(|n| self.machines[n].up.is_some())
+        let up = self.leader.and_then(|n| self.machines[n].up.as_ref());
+        // A leader that was fenced leads no more.
+        up.is_some_and(|up| up.dataset().health().is_ok())
     }
 
     /// One random thing.
@@ -464,14 +491,27 @@ impl Cluster {
             90 => self.promote(),
             _ => {
                 let n = self.below(NODE_COUNT as u64) as usize;
-                if let Some(up) = &self.machines[n].up {
-                    up.db.run_background(4).expect("background work");
-                    if self.below(6) == 0 && up.dataset().role() == Role::Leader {
-                        up.dataset().flush().expect("a flush");
-                        self.counters.add("flushes", 1);
-                    }
-                }
+                self.work(n);
             }
+        }
+    }
+
+    /// Background work of a node, and now and then a flush.
+    fn work(&mut self, n: usize) {
+        let flushes = self.below(6) == 0;
+        let Some(up) = &self.machines[n].up else {
+            return;
+        };
+        let dataset = up.dataset();
+        let worked = up.db.run_background(4).map(|_| ());
+        let flushed = match flushes && dataset.role() == Role::Leader {
+            true => worked.and_then(|()| dataset.flush()).map(|()| 1),
+            false => worked.map(|()| 0),
+        };
+        match flushed {
+            Ok(count) => self.counters.add("flushes", count),
+            // A fenced leader does no work any more.
+            Err(error) => assert!(dataset.health().is_err(), "seed {}: {error}", self.seed),
         }
     }
 
@@ -502,6 +542,7 @@ impl Cluster {
             self.restart(n);
         }
         let end = self.ms + HEAL_MS_MAX;
+        let mut promoted_ms = self.ms;
         loop {
             self.run(50);
             assert!(
@@ -518,12 +559,18 @@ impl Cluster {
                 self.promote();
                 continue;
             }
-            for machine in &self.machines {
-                let up = machine.up.as_ref().expect("all are up");
-                up.db.run_background(4).expect("background work");
+            for n in 0..NODE_COUNT {
+                self.work(n);
             }
             if self.agrees() {
                 break;
+            }
+            // A node may be bound by its promise to a candidate that gave up at this very epoch: it
+            // refuses the leader until there is a later one, and says so. The operator runs again.
+            if self.ms - promoted_ms > 20_000 {
+                promoted_ms = self.ms;
+                self.forces = false;
+                self.campaign(self.leader.expect("it is up"));
             }
         }
         for machine in &self.machines {
