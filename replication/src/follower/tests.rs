@@ -526,6 +526,18 @@ fn acks_follow_what_the_store_reports_step_by_step() {
 }
 
 #[test]
+fn nothing_is_acked_beyond_what_was_received() {
+    let mut follower = in_state("following");
+    let ack = acked(&feed(&mut follower, Event::Applied(vec![(S0, 99)]))).expect("it rose");
+    assert_eq!((ack.received, ack.applied), (10, 10));
+    frame(&mut follower, data(0, batch(11), 11, 11));
+    feed(&mut follower, appended(11));
+    feed(&mut follower, Event::Flush(1 << 20));
+    let ack = acked(&feed(&mut follower, Event::Synced(S0, Ok(99)))).expect("it rose");
+    assert_eq!((ack.received, ack.durable), (11, 11));
+}
+
+#[test]
 fn a_failed_sync_is_never_acked() {
     let mut follower = in_state("following");
     frame(&mut follower, data(0, batch(11), 11, 11));

@@ -313,6 +313,25 @@ fn what_is_confirmed_is_reported_when_it_changes() {
 }
 
 #[test]
+fn what_a_follower_confirmed_before_it_came_again_counts_no_more() {
+    let mut leader = in_state("shipping");
+    frame(&mut leader, ack(8, 8, 8));
+    feed(
+        &mut leader,
+        0,
+        Event::Frame(ConnId(2), Message::Hello(hello(2, 0))),
+    );
+    let policy = Policy::Fixed(vec![NodeId([1; 16]), NodeId([2; 16])]);
+    let actions = feed(&mut leader, 0, Event::Policy(policy));
+    assert!(
+        actions
+            .iter()
+            .any(|a| matches!(a, Action::Confirm(c) if c.received == [0])),
+        "its machine may have crashed: it confirms anew"
+    );
+}
+
+#[test]
 fn nothing_is_shipped_without_credit_and_never_more_than_it() {
     let mut leader = in_state("shipping");
     let ships = |actions: &[Action]| {
