@@ -18,165 +18,26 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use strandline_wal::writer::Appended;
-use strandline_wal::{Epoch, Position, ShardId};
+use strandline_wal::{Epoch, ShardId};
 
-use crate::assemble::{Assembler, Whole};
-use crate::bundle::{BundlePlace, BundlePlan};
-use crate::credit::{Grantor, WINDOW_DEFAULT};
-use crate::error::{Error, Reason, Result};
-use crate::ids::{Identity, LeaderId, Lineage, Promise, ShardEnd};
-use crate::message::{
-    Ack, AckEntry, Data, Hello, Message, Purpose, Refusal, Seal, Tick, VERSIONS, Wants, Welcome,
-};
-use crate::store::{CommitMark, Floor, Times};
+use crate::assemble::Assembler;
+use crate::credit::Grantor;
+use crate::error::{Error, Reason};
+use crate::ids::{LeaderId, Promise, ShardEnd};
+use crate::message::{AckEntry, Hello, Message, Refusal, VERSIONS, Wants, Welcome};
+use crate::store::Times;
 use crate::transport::ConnId;
 
 mod agreeing;
 mod bundling;
+mod event;
+mod following;
+#[cfg(test)]
+mod tests;
 
 use agreeing::Agreement;
 use bundling::Receipt;
-
-/// Settings of a follower.
-#[derive(Clone, Debug)]
-pub struct FollowerOptions {
-    /// Names of nodes that may lead; tried in turn.
-    pub peers: Vec<String>,
-    /// Follow the leader, or fetch logs from one who promised.
-    pub purpose: Purpose,
-    /// Only these shards; all where it is empty. For fetching.
-    pub only: Vec<ShardId>,
-    /// Bytes that may be under way.
-    pub window: u64,
-    /// A sign of life goes out at least this often, in milliseconds.
-    pub heartbeat_ms: u64,
-    /// A leader that is silent for longer is given up, in milliseconds.
-    pub silence_ms: u64,
-    /// Least and most time between two tries to connect, in milliseconds.
-    pub retry_ms: (u64, u64),
-    /// Where nobody waits for `durable`, records are synced at least this often, in milliseconds.
-    pub sync_ms: u64,
-    /// Where nobody waits for an ack, one goes out at least this often, in milliseconds.
-    pub ack_ms: u64,
-}
-
-impl Default for FollowerOptions {
-    fn default() -> FollowerOptions {
-        FollowerOptions {
-            peers: Vec::new(),
-            purpose: Purpose::Follow,
-            only: Vec::new(),
-            window: WINDOW_DEFAULT,
-            heartbeat_ms: 1_000,
-            silence_ms: 10_000,
-            retry_ms: (50, 1_000),
-            sync_ms: 100,
-            ack_ms: 50,
-        }
-    }
-}
-
-/// How the store stands; the driver looks it up.
-#[derive(Clone, Debug)]
-pub struct Here {
-    /// Who this node is.
-    pub identity: Identity,
-    /// Its promise.
-    pub promise: Promise,
-    /// Where its logs end, and what may not be cut.
-    pub shards: Vec<(ShardEnd, Floor)>,
-}
-
-/// What happened. The driver turns sockets, disks and clocks into these.
-#[derive(Debug)]
-pub enum Event {
-    /// The answer to [`Action::Connect`]: it is under way.
-    Connecting(ConnId),
-    /// The answer to [`Action::Connect`]: it cannot even be tried.
-    NoWay(Error),
-    /// The connection is up.
-    Opened(ConnId, Here),
-    /// A frame came.
-    Frame(ConnId, Message),
-    /// The connection ended.
-    Closed(ConnId, Error),
-    /// The answer to [`Action::Promise`].
-    Promised(Result<()>),
-    /// The answer to [`Action::Adopt`].
-    Adopted(Result<()>),
-    /// The answer to [`Action::FallBack`], shard by shard.
-    FellBack(Vec<Result<ShardEnd>>),
-    /// The answer to [`Action::Cut`].
-    Cut(ShardId, Result<()>),
-    /// The answer to [`Action::Append`].
-    Appended(ShardId, Result<Appended>),
-    /// The answer to [`Action::Seal`].
-    Sealed(ShardId, Result<()>),
-    /// The answer to [`Action::Sync`]: everything up to there survives a crash.
-    Synced(ShardId, Result<u64>),
-    /// The answer to [`Action::Commit`].
-    Committed(Result<()>),
-    /// How far the store has applied.
-    Applied(Vec<(ShardId, u64)>),
-    /// The answer to [`Action::OpenSink`].
-    SinkOpened(Option<Option<BundlePlace>>),
-    /// The answer to [`Action::BeginBundle`].
-    BundleBegun(Result<BundlePlace>),
-    /// The answer to [`Action::WriteBundle`].
-    BundleWritten(Result<()>),
-    /// The answer to [`Action::Install`]: how the store stands now.
-    Installed(Result<Here>),
-    /// All frames at hand are handled; the store takes this many bytes more.
-    Flush(u64),
-    /// A candidate was promised an epoch here.
-    PromisedElsewhere(Promise),
-    /// Someone acted: try again after [`Action::Stopped`].
-    Retry,
-    /// Time passed. Time enters only through `now`.
-    Tick,
-}
-
-/// What to do. The driver performs these in order.
-#[derive(Debug)]
-pub enum Action {
-    /// Connect to a node.
-    Connect(String),
-    /// Queue a frame.
-    Send(ConnId, Message),
-    /// End the connection once what is queued is sent.
-    Close(ConnId, Error),
-    /// Make a promise durable.
-    Promise(Promise),
-    /// Take over the leader's lineage.
-    Adopt(Lineage),
-    /// Say where this log falls back to, per shard: [`crate::locate::fall_back`].
-    FallBack(Vec<(ShardId, Position, LeaderId)>),
-    /// Save and cut what lies behind `to`.
-    Cut(ShardEnd, ShardEnd),
-    /// Append whole batches.
-    Append(ShardId, Whole),
-    /// Seal a segment.
-    Seal(ShardId, u64, Vec<u8>),
-    /// Make a shard's log durable.
-    Sync(ShardId),
-    /// Apply up to the committed marks.
-    Commit(Vec<CommitMark>, Times),
-    /// Make ready for a bundle.
-    OpenSink,
-    /// A bundle begins.
-    BeginBundle(BundlePlan),
-    /// Stage bytes of a bundle.
-    WriteBundle(u32, u64, Vec<u8>),
-    /// Make the bundle the dataset.
-    Install,
-    /// This node agrees with the leader of this name.
-    Joined(String),
-    /// The connection ended.
-    Left(String, Error),
-    /// Nothing more happens until someone acts.
-    Stopped(Error),
-}
+pub use event::{Action, Event, FollowerOptions, Here};
 
 /// One shard while it is followed. Invariant: `durable <= received`, `applied <= received`.
 #[derive(Debug, Default)]
@@ -235,9 +96,6 @@ pub struct Follower {
     synced_ms: u64,
     actions: VecDeque<Action>,
 }
-
-/// Most wall clocks that wait for their records to be applied.
-const CLOCK_COUNT_MAX: usize = 64;
 
 impl Follower {
     /// A follower that connects at its first tick. Without peers it stays where it is: its node
@@ -352,6 +210,7 @@ impl Follower {
     pub fn due_ms(&self) -> Option<u64> {
         match self.state {
             State::Stopped => None,
+            State::Idle if self.options.peers.is_empty() => None,
             State::Idle => Some(self.retry_ms),
             State::Following => {
                 let sync = self.streams.values().any(|stream| stream.unsynced);
@@ -463,242 +322,6 @@ impl Follower {
                 self.protocol(now, what);
             }
         }
-    }
-
-    fn data(&mut self, now: u64, data: Data) {
-        let Data { head, bytes } = data;
-        let len = bytes.len() as u64;
-        if head.epoch != self.epoch {
-            return self.protocol(now, format!("Data of epoch {}", head.epoch));
-        }
-        let Some(stream) = self.streams.get_mut(&head.shard) else {
-            return self.protocol(now, format!("Data of shard {}", head.shard));
-        };
-        if !self.grantor.take(len) {
-            return self.protocol(now, "more Data than was granted");
-        }
-        if head.committed > head.written {
-            return self.protocol(now, "a committed mark above the written one");
-        }
-        self.commit_due |=
-            head.committed > stream.committed || head.times.committed > self.times.committed;
-        stream.written = stream.written.max(head.written);
-        stream.committed = stream.committed.max(head.committed);
-        self.times.closed = self.times.closed.max(head.times.closed);
-        self.times.committed = self.times.committed.max(head.times.committed);
-        let whole = stream.assembler.push(head.segment, head.at, bytes);
-        self.note_clock(head.wall_ms);
-        match whole {
-            Ok(None) => {}
-            Ok(Some(whole)) => self.actions.push_back(Action::Append(head.shard, whole)),
-            Err(why) => self.fail(now, why),
-        }
-    }
-
-    fn appended(&mut self, now: u64, shard: ShardId, done: Result<Appended>) {
-        let Some(stream) = self.streams.get_mut(&shard) else {
-            return;
-        };
-        match done {
-            Ok(appended) => {
-                assert!(appended.position.seq >= stream.ack.received, "a log grows");
-                stream.ack.received = appended.position.seq;
-                (stream.untold, stream.unsynced) = (true, true);
-                self.commit_due = true;
-            }
-            // Of its own bytes the log is silent here: what was shipped does not fit, so ask anew.
-            Err(
-                why @ Error::Log(
-                    strandline_wal::Error::Refused { .. } | strandline_wal::Error::Corrupt { .. },
-                ),
-            ) => {
-                self.fail(now, why);
-            }
-            Err(why) => self.stop(now, why),
-        }
-    }
-
-    fn seal(&mut self, now: u64, seal: Seal) {
-        if seal.epoch != self.epoch {
-            return self.protocol(now, format!("Seal of epoch {}", seal.epoch));
-        }
-        let Some(stream) = self.streams.get_mut(&seal.shard) else {
-            return self.protocol(now, format!("Seal of shard {}", seal.shard));
-        };
-        if !stream
-            .assembler
-            .sealed(seal.segment, seal.at, stream.ack.received + 1)
-        {
-            return self.protocol(now, "Seal before the segment's last byte");
-        }
-        self.actions
-            .push_back(Action::Seal(seal.shard, seal.segment, seal.footer));
-    }
-
-    fn sealed(&mut self, now: u64, shard: ShardId, done: Result<()>) {
-        match done {
-            Ok(()) => {
-                if let Some(stream) = self.streams.get_mut(&shard) {
-                    stream.unsynced = true;
-                }
-            }
-            Err(
-                why @ Error::Log(
-                    strandline_wal::Error::Refused { .. } | strandline_wal::Error::Corrupt { .. },
-                ),
-            ) => {
-                self.fail(now, why);
-            }
-            Err(why) => self.stop(now, why),
-        }
-    }
-
-    fn marks(&mut self, now: u64, tick: Tick) {
-        if tick.epoch != self.epoch {
-            return self.protocol(now, format!("Tick of epoch {}", tick.epoch));
-        }
-        for mark in &tick.marks {
-            if mark.committed > mark.written {
-                return self.protocol(now, "a committed mark above the written one");
-            }
-            // The leader has all shards; one who fetches follows some.
-            let Some(stream) = self.streams.get_mut(&mark.shard) else {
-                continue;
-            };
-            self.commit_due |= mark.committed > stream.committed;
-            stream.written = stream.written.max(mark.written);
-            stream.committed = stream.committed.max(mark.committed);
-        }
-        self.commit_due |= tick.times.committed > self.times.committed;
-        self.times.closed = self.times.closed.max(tick.times.closed);
-        self.times.committed = self.times.committed.max(tick.times.committed);
-        self.note_clock(tick.wall_ms);
-    }
-
-    /// Remembers when the leader had written what, to tell it later when that was applied.
-    fn note_clock(&mut self, wall_ms: u64) {
-        let last = self
-            .clocks
-            .back()
-            .map_or(self.applied_wall_ms, |(wall_ms, _)| *wall_ms);
-        if wall_ms > last && self.clocks.len() < CLOCK_COUNT_MAX {
-            let written = self
-                .streams
-                .iter()
-                .map(|(shard, s)| (*shard, s.written))
-                .collect();
-            self.clocks.push_back((wall_ms, written));
-        }
-    }
-
-    fn applied(&mut self, now: u64, applied: Vec<(ShardId, u64)>) {
-        if !matches!(self.state, State::Following) {
-            return;
-        }
-        let mut rose = false;
-        for (shard, seq) in applied {
-            let Some(stream) = self.streams.get_mut(&shard) else {
-                continue;
-            };
-            // A store that shows what an earlier life of this connection committed says so at once.
-            let seq = seq.min(stream.ack.received);
-            if seq > stream.ack.applied {
-                stream.ack.applied = seq;
-                (stream.untold, rose) = (true, true);
-            }
-        }
-        let streams = &self.streams;
-        let is_applied = |(shard, written): &(ShardId, u64)| {
-            streams
-                .get(shard)
-                .is_none_or(|stream| stream.ack.applied >= *written)
-        };
-        while let Some((wall_ms, _)) = self
-            .clocks
-            .front()
-            .filter(|(_, w)| w.iter().all(is_applied))
-        {
-            self.applied_wall_ms = *wall_ms;
-            self.clocks.pop_front();
-        }
-        if rose && self.wants.applied {
-            self.send_ack(now);
-        }
-    }
-
-    fn flush(&mut self, now: u64, room: u64) {
-        if let Some(granted) = match self.state {
-            State::Following | State::Receiving(_) => self.grantor.grant(room),
-            _ => None,
-        } {
-            self.send(now, Message::Credit { granted });
-        }
-        if !matches!(self.state, State::Following) || self.syncing > 0 {
-            return;
-        }
-        let untold = self.streams.values().any(|stream| stream.untold);
-        if untold
-            && (self.wants.received || now.saturating_sub(self.told_ms) >= self.options.ack_ms)
-        {
-            self.send_ack(now);
-        }
-        if self.wants.durable || now.saturating_sub(self.synced_ms) >= self.options.sync_ms {
-            for (shard, stream) in &mut self.streams {
-                if std::mem::take(&mut stream.unsynced) {
-                    self.syncing += 1;
-                    self.actions.push_back(Action::Sync(*shard));
-                }
-            }
-        }
-        if self.syncing == 0 {
-            self.commit();
-        }
-    }
-
-    fn synced(&mut self, now: u64, shard: ShardId, done: Result<u64>) {
-        self.syncing = self.syncing.saturating_sub(1);
-        let seq = match done {
-            Ok(seq) => seq,
-            Err(why) => return self.stop(now, why),
-        };
-        if let Some(stream) = self.streams.get_mut(&shard) {
-            let seq = seq.min(stream.ack.received);
-            stream.untold |= seq > stream.ack.durable;
-            stream.ack.durable = stream.ack.durable.max(seq);
-        }
-        if self.syncing == 0 && matches!(self.state, State::Following) {
-            self.synced_ms = now;
-            if self.wants.durable && self.streams.values().any(|stream| stream.untold) {
-                self.send_ack(now);
-            }
-            // After the ack: whoever waits for a disk does not wait for readers.
-            self.commit();
-        }
-    }
-
-    fn commit(&mut self) {
-        if std::mem::take(&mut self.commit_due) {
-            let mark = |(shard, stream): (&ShardId, &Stream)| CommitMark {
-                shard: *shard,
-                seq: stream.committed,
-            };
-            let marks = self.streams.iter().map(mark).collect();
-            self.actions.push_back(Action::Commit(marks, self.times));
-        }
-    }
-
-    fn send_ack(&mut self, now: u64) {
-        let acks = self.streams.values_mut();
-        let acks = acks
-            .filter_map(|s| std::mem::take(&mut s.untold).then_some(s.ack))
-            .collect();
-        let ack = Ack {
-            epoch: self.epoch,
-            wall_ms: self.applied_wall_ms,
-            taken: self.grantor.taken(),
-            acks,
-        };
-        self.send(now, Message::Ack(ack));
     }
 
     fn promised_elsewhere(&mut self, now: u64, promise: Promise) {

@@ -16,6 +16,7 @@
 #![allow(clippy::unwrap_used, reason = "every caller is a test")]
 
 pub mod check;
+pub mod cluster;
 pub mod model;
 pub mod ops;
 pub mod oracle;

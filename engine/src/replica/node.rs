@@ -289,7 +289,16 @@ impl Node {
                 ));
             }
             Report::BundleBegun { .. } => {}
-            Report::BundleInstalled { .. } => observed.bundle_count += 1,
+            Report::BundleInstalled { .. } => {
+                observed.bundle_count += 1;
+                let store = member.dataset.store();
+                let kept = store.env().disk.list(&crate::files::divergent(store.dir()));
+                let is_kept = |e: &strandline_wal::io::DirEntry| e.name.starts_with("replaced-");
+                if kept.is_ok_and(|entries| entries.iter().any(is_kept)) {
+                    let text = "its data forked from the leader's and was saved under divergent/";
+                    observed.last_cut = Some(text.to_owned());
+                }
+            }
             Report::Stopped { why } => {
                 observed.connected = false;
                 observed.last_error = Some(why.to_string());
