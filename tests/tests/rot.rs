@@ -36,7 +36,10 @@ impl Subject {
         ops.extend((0..10).map(|n| Op::Put(1, n, 300 + n, Os)));
         ops.extend([Op::Flush, Op::Delete(0, 4, Os), put(3, 700), put(2, 20)]);
         ops.extend([Op::Flush, Op::Reopen, put(5, 400), put(7, 30), Op::Reopen]);
-        ops.extend([put(9, 90), Op::Batch(vec![(0, 0, Some(50)), (1, 1, None)], Durable)]);
+        ops.extend([
+            put(9, 90),
+            Op::Batch(vec![(0, 0, Some(50)), (1, 1, None)], Durable),
+        ]);
         let options = Options {
             large_value_len_min: 64,
             run_count_max: 4,
@@ -107,7 +110,10 @@ impl Subject {
             }
             Ok(outcome)
         }));
-        tally.add(judged.unwrap_or_else(|_| Err("a panic, told above".to_owned()))?, 1);
+        tally.add(
+            judged.unwrap_or_else(|_| Err("a panic, told above".to_owned()))?,
+            1,
+        );
         Ok(())
     }
 
@@ -180,7 +186,10 @@ fn flip(maps: bool, step: usize, writable: impl Fn(usize) -> bool) -> Tally {
             subject
                 .judge(&machine, path, writable(at), &mut tally)
                 .unwrap_or_else(|error| {
-                    panic!("maps {maps}: {} byte {at} bit {mask:#x}: {error}", path.display())
+                    panic!(
+                        "maps {maps}: {} byte {at} bit {mask:#x}: {error}",
+                        path.display()
+                    )
                 });
             tally.add("flips", 1);
         }
@@ -269,7 +278,8 @@ fn a_sector_in_the_wrong_place_is_told_or_harmless() {
         let (path, bytes) = *rng.pick(&files);
         let (from_path, from_bytes) = *rng.pick(&files);
         // Mostly the places where something stands.
-        let within = |bytes: &[u8], rng: &mut Rng| rng.below(bytes.len().div_ceil(512).min(24)) * 512;
+        let within =
+            |bytes: &[u8], rng: &mut Rng| rng.below(bytes.len().div_ceil(512).min(24)) * 512;
         let (at, from) = (within(bytes, &mut rng), within(from_bytes, &mut rng));
         let len = 512.min(bytes.len() - at).min(from_bytes.len() - from);
         let sector = &from_bytes[from..from + len];
