@@ -7,6 +7,7 @@
 //! | how the two are held side by side | [`run`], [`reads`] |
 //! | what is asked after a crash | [`sweep`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
+//! | what a killed process had promised | [`oracle`] |
 //! | where randomness comes from, and how a failure is replayed | [`seed`] |
 //!
 //! The tests themselves are in `tests/tests`, one file for each kind of fault.
@@ -18,6 +19,7 @@ pub mod check;
 pub mod cluster;
 pub mod model;
 pub mod ops;
+pub mod oracle;
 pub mod plan;
 pub mod reads;
 pub mod run;

@@ -169,14 +169,6 @@ impl Opening<'_> {
             }
             return Ok(manifest);
         }
-        if self.role == Role::Reader || !self.shared.options.create {
-            let hint = "; it is created by opening for writing";
-            return Err(Error::NotFound {
-                what: "dataset",
-                name: self.id.to_string(),
-                hint,
-            });
-        }
         let options = &self.shared.options;
         let region = files::region(self.dir, options.node.region);
         // Segments without a manifest are a dataset that lost it, not a new one.
@@ -185,6 +177,14 @@ impl Opening<'_> {
         {
             let found = format!("{} and no manifest", entry.name);
             return Err(LogError::corrupt(&path, 0, "manifest", "a manifest", found).into());
+        }
+        if self.role == Role::Reader || !self.shared.options.create {
+            let hint = "; it is created by opening for writing";
+            return Err(Error::NotFound {
+                what: "dataset",
+                name: self.id.to_string(),
+                hint,
+            });
         }
         disk.create_dir_all(&region)
             .during("create directory", &region)?;
