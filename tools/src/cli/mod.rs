@@ -1,0 +1,89 @@
+//! The verbs of `strandline`: reading the command line and saying what was done.
+
+mod files;
+mod keys;
+pub(crate) mod role;
+mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::{Exit, Result, report};
+use crate::open::{KEYSPACE, Place, Writing};
+
+/// An embedded, log-structured key-value database with built-in replication
+#[derive(Parser)]
+#[command(
+    name = "strandline",
+    version,
+    after_help = "Keys and values are shown as they are where they are printable text, and as hex:... \
+otherwise;\nkeys are taken in both forms.\n\nExit codes: 0 done, 1 problems found, 2 wrong usage, 3 disk, \
+network or another process."
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Set the value of a key
+    Put(keys::Put),
+    /// Print the value of a key, as it is
+    Get(keys::Get),
+    /// Remove a key
+    Delete(keys::Delete),
+    /// Print keys and values in order
+    Scan(keys::Scan),
+    /// Read a directory tree or NDJSON lines into the database
+    Import(files::Import),
+    /// Write a directory tree or NDJSON lines out of the database
+    Export(files::Export),
+    /// Print what the database holds, in numbers
+    Stats(show::Stats),
+    /// Check every byte and name what is damaged
+    Verify(show::Verify),
+}
+
+/// Which keyspace a command is about.
+#[derive(Args, Clone, Debug)]
+struct InKeyspace {
+    /// The keyspace
+    #[arg(long, short, default_value = KEYSPACE, value_name = "NAME")]
+    keyspace: String,
+}
+
+/// Runs the `strandline` command of this process.
+pub fn main() -> ExitCode {
+    report("strandline", run(Cli::parse()))
+}
+
+fn run(cli: Cli) -> Result<Exit> {
+    match cli.verb {
+        Verb::Put(verb) => verb.run(),
+        Verb::Get(verb) => verb.run(),
+        Verb::Delete(verb) => verb.run(),
+        Verb::Scan(verb) => verb.run(),
+        Verb::Import(verb) => verb.run(),
+        Verb::Export(verb) => verb.run(),
+        Verb::Stats(verb) => verb.run(),
+        Verb::Verify(verb) => verb.run(),
+    }
+}
+
+/// Where NDJSON comes from or goes to: a file, or the standard stream.
+fn is_standard(path: &PathBuf) -> bool {
+    path.as_os_str() == "-"
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

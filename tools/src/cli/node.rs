@@ -1,0 +1,1 @@
+//! `serve`, `follow` and `promote`: a node among others.

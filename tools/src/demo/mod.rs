@@ -1,0 +1,2 @@
+//! `strandline demo`.
+pub mod node;
