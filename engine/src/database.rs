@@ -113,9 +113,7 @@ impl Database {
     fn open_env(root: &Path, options: Options, env: Env, read_only: bool) -> Result<Database> {
         options.check()?;
         if !read_only && options.create {
-            env.disk
-                .create_dir_all(root)
-                .during("create directory", root)?;
+            create_root(&env, root)?;
         }
         let lock = lock(&env, root, read_only)?;
         let node = match read_only {
@@ -362,6 +360,47 @@ impl Drop for Inner {
         // Nobody is left to tell; a sync that failed shows at the next open.
         let _ = self.close();
     }
+}
+
+/// Creates the directory of a new database, and makes its name durable: what is acknowledged later
+/// must not vanish with the directory that it is in.
+fn create_root(env: &Env, root: &Path) -> Result<()> {
+    let is_absent = |path: &Path| match env.disk.stat(path) {
+        Ok(_) => Ok(false),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(e).during("stat", path),
+    };
+    // The identity is written once the name is durable, by this process or an earlier one.
+    if !is_absent(&files::node(root))? {
+        return Ok(());
+    }
+    let mut missing = Vec::new();
+    for dir in root.ancestors() {
+        if dir.as_os_str().is_empty() || !is_absent(dir)? {
+            break;
+        }
+        missing.push(dir);
+    }
+    let is_ours = !missing.is_empty();
+    if !is_ours {
+        missing.push(root);
+    }
+    for dir in missing.into_iter().rev() {
+        env.disk
+            .create_dir_all(dir)
+            .during("create directory", dir)?;
+        let parent = match dir.parent() {
+            None => continue,
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+        };
+        match env.disk.sync_dir(parent) {
+            // Whoever made a directory below one that we may not read has to see to its name.
+            Err(e) if !is_ours && e.kind() == std::io::ErrorKind::PermissionDenied => {}
+            synced => synced.during("sync directory", parent)?,
+        }
+    }
+    Ok(())
 }
 
 /// Takes the lock that a writer or a reader holds.

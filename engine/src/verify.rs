@@ -319,10 +319,10 @@ impl Check<'_> {
         cursor.first();
         while cursor.is_valid() {
             self.report.entry_count += 1;
-            if let ValueSource::Pointer(pointer) = cursor.value() {
-                if let Err(error) = segments.check(self.env.disk.as_ref(), &pointer) {
-                    self.report.problem(table.path(), &error);
-                }
+            if let ValueSource::Pointer(pointer) = cursor.value()
+                && let Err(error) = segments.check(self.env.disk.as_ref(), &pointer)
+            {
+                self.report.problem(table.path(), &error);
             }
             cursor.next();
         }

@@ -1,1 +1,23 @@
-//! strandline-tests.
+//! What the whole-system tests share: a model, operations on an engine beside it, and crashes.
+//!
+//! | To learn | read |
+//! |----------|------|
+//! | what a database must show | [`model`] |
+//! | what is done to it | [`ops`], [`plan`], [`workload`] |
+//! | how the two are held side by side | [`run`], [`reads`] |
+//! | what is asked after a crash | [`check`] |
+//! | where randomness comes from, and how a failure is replayed | [`seed`] |
+//!
+//! The tests themselves are in `tests/tests`, one file for each kind of fault.
+
+// A harness fails by panicking: its callers are tests.
+#![allow(clippy::unwrap_used, reason = "every caller is a test")]
+
+pub mod check;
+pub mod model;
+pub mod ops;
+pub mod plan;
+pub mod reads;
+pub mod run;
+pub mod seed;
+pub mod workload;

@@ -516,7 +516,7 @@ impl<'a> Records<'a> {
     fn end(&mut self) -> Option<Result<Record<'a>, Damage>> {
         let rest = &self.payload[self.at..];
         let clean = rest.len() < ALIGN && rest.iter().all(|b| *b == 0);
-        (!clean).then(|| {
+        (!clean).then_some({
             Err(Damage::Record {
                 at: self.at,
                 what: "padding",

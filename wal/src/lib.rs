@@ -25,6 +25,8 @@ pub mod ids;
 pub mod io;
 pub mod log;
 pub mod marks;
+#[cfg(all(test, loom))]
+mod models;
 pub mod open;
 pub mod pool;
 pub mod publish;

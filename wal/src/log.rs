@@ -310,14 +310,18 @@ impl Segment {
         self.leave_image();
     }
 
-    /// Whether someone outside the log's own list reads it.
-    pub(crate) fn is_pinned(self: &Arc<Segment>) -> bool {
-        let bytes_out = match &*self.body.read() {
-            Body::Image(image) => Arc::strong_count(image) > 1,
-            Body::Map(map) => map.holder_count() > 1,
-            Body::File => false,
+    /// Takes apart a segment that was taken off its list, and tells whether nobody else holds it or
+    /// bytes of it. The segment is looked at first: once it is ours alone, nobody can take bytes any
+    /// more, and those that are out are seen.
+    pub(crate) fn into_unpinned(self: Arc<Segment>) -> bool {
+        let Some(segment) = Arc::into_inner(self) else {
+            return false;
         };
-        bytes_out || Arc::strong_count(self) > 1
+        match segment.body.into_inner() {
+            Body::Image(image) => Arc::into_inner(image).is_some(),
+            Body::Map(map) => map.into_unshared(),
+            Body::File => true,
+        }
     }
 }
 

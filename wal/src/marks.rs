@@ -33,6 +33,9 @@ pub const SHARD_COUNT_MAX: usize = 256;
 
 const _: () = assert!(2 + SHARD_COUNT_MAX * ENTRY_LEN + 20 <= SLOT_LEN);
 
+/// A shard and the highest sequence of its log that is known synced.
+pub type Mark = (ShardId, u64);
+
 /// The open file.
 pub struct Marks {
     slots: SlotFile,
@@ -44,7 +47,7 @@ impl Marks {
     ///
     /// # Errors
     /// The disk's.
-    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<(Marks, Vec<(ShardId, u64)>, bool)> {
+    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<(Marks, Vec<Mark>, bool)> {
         let path = dir.join(FILE_NAME);
         let (slots, loaded, damaged) = match SlotFile::open(disk, &path, MAGIC, SLOT_LEN) {
             Ok((slots, loaded)) => (slots, loaded.payload, false),
@@ -63,7 +66,7 @@ impl Marks {
     ///
     /// # Errors
     /// The disk's.
-    pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Vec<(ShardId, u64)>> {
+    pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Vec<Mark>> {
         let path = dir.join(FILE_NAME);
         match SlotFile::read(disk, &path, MAGIC, SLOT_LEN) {
             Ok(Some(loaded)) => loaded
@@ -78,7 +81,7 @@ impl Marks {
     ///
     /// # Errors
     /// The disk's.
-    pub fn write(&mut self, marks: &[(ShardId, u64)], sync: bool) -> Result<()> {
+    pub fn write(&mut self, marks: &[Mark], sync: bool) -> Result<()> {
         assert!(
             marks.len() <= SHARD_COUNT_MAX,
             "a dataset has at most 256 shards"
@@ -93,7 +96,7 @@ impl Marks {
     }
 }
 
-fn decode(payload: &[u8], path: &Path) -> Result<Vec<(ShardId, u64)>> {
+fn decode(payload: &[u8], path: &Path) -> Result<Vec<Mark>> {
     let count = payload
         .first_chunk()
         .map_or(0, |c| usize::from(u16::from_le_bytes(*c)));

@@ -42,7 +42,10 @@ pub fn open(
     let mut active = None;
     for found in &plan.segments {
         match (&found.footer, role) {
-            (Some(_), _) => add_sealed(env, &log, found)?,
+            (Some(_), _) => {
+                settle(env, found, plan.flushed_seq)?;
+                add_sealed(env, &log, found)?;
+            }
             (None, Role::Leader) => {
                 seal_found(env, found, &mut tail)?;
                 add_sealed(env, &log, found)?;
@@ -125,6 +128,17 @@ fn add_sealed(env: &Env, log: &Log, found: &FoundSegment) -> Result<()> {
     segment.map();
     log.add(Arc::new(segment));
     Ok(())
+}
+
+/// Makes a sealed segment durable that an earlier process may have left in the page cache alone. Every
+/// flush syncs the logs, so only segments that end before the flushed mark are known to be.
+fn settle(env: &Env, found: &FoundSegment, flushed_seq: u64) -> Result<()> {
+    if found.last_seq < flushed_seq {
+        return Ok(());
+    }
+    let path = &found.path;
+    let file = env.disk.open(path, Access::Write).during("open", path)?;
+    file.sync().during("sync", path)
 }
 
 /// Seals the segment that an earlier process left growing.

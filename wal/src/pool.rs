@@ -118,9 +118,8 @@ impl Pool {
             .expect("a segment lies in a directory")
             .to_owned();
         let stat = self.env.disk.stat(&path).during("stat", &path)?;
-        let ours = stat.link_count == 1 && !segment.is_pinned() && !(self.has_readers)();
         let full = self.spares.lock().len() >= SPARE_COUNT_MAX;
-        drop(segment);
+        let ours = segment.into_unpinned() && stat.link_count == 1 && !(self.has_readers)();
         if !ours || full {
             self.env.disk.remove(&path).during("remove", &path)?;
             return Ok(false);

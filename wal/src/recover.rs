@@ -109,6 +109,8 @@ pub struct Plan {
     pub cut: Option<Cut>,
     /// The highest sequence known durable.
     pub durable_seq: u64,
+    /// As in [`Known::flushed_seq`].
+    pub(crate) flushed_seq: u64,
     pub(crate) tail: Tail,
 }
 
@@ -188,6 +190,7 @@ pub fn plan(disk: &dyn Disk, dir: &Path, known: &Known<'_>) -> Result<Plan> {
         actions: Vec::new(),
         cut: None,
         durable_seq: known.durable_seq,
+        flushed_seq: known.flushed_seq,
         tail: Tail::default(),
     };
     let files = segment_files(disk, dir, known)?;
@@ -272,13 +275,12 @@ impl Walk<'_> {
             }
             Err(error) => return Err(error),
         };
-        if let Some(footer) = &opened.footer {
-            if footer.last_seq <= self.known.flushed_seq
-                && self.known.fork_seq.is_none_or(|f| f >= footer.last_seq)
-            {
-                self.keep_flushed(path, &opened, footer.clone());
-                return Ok(Next::Go);
-            }
+        if let Some(footer) = &opened.footer
+            && footer.last_seq <= self.known.flushed_seq
+            && self.known.fork_seq.is_none_or(|f| f >= footer.last_seq)
+        {
+            self.keep_flushed(path, &opened, footer.clone());
+            return Ok(Next::Go);
         }
         let expected = match &self.expected {
             Some(expected) => expected.clone(),

@@ -315,10 +315,10 @@ impl Writer {
 
     /// Makes sure that the growing segment takes `batch_len` more bytes.
     fn make_room(&mut self, batch_len: usize, now: Hlc) -> Result<()> {
-        if let Some(active) = &self.active {
-            if active.image.len() - active.image.reserved_len() >= batch_len {
-                return Ok(());
-            }
+        if let Some(active) = &self.active
+            && active.image.len() - active.image.reserved_len() >= batch_len
+        {
+            return Ok(());
         }
         let needed = (SEGMENT_HEADER_LEN + batch_len) as u64;
         if needed > SEGMENT_LEN_MAX {
@@ -414,10 +414,10 @@ impl Writer {
     }
 
     fn image(&self, file: &dyn File, capacity: usize, path: &std::path::Path) -> Result<Image> {
-        if self.options.face == Face::Mapped {
-            if let Some(image) = file.image(capacity).during("map", path)? {
-                return Ok(image);
-            }
+        if self.options.face == Face::Mapped
+            && let Some(image) = file.image(capacity).during("map", path)?
+        {
+            return Ok(image);
         }
         Image::private(capacity).during("allocate an image for", path)
     }
@@ -506,10 +506,7 @@ impl Writer {
         bytes = &bytes[known..];
         at += known as u64;
         let start = at;
-        loop {
-            let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
-                break;
-            };
+        while let Some(header) = bytes.first_chunk::<HEADER_LEN>() {
             let path = self
                 .active
                 .as_ref()

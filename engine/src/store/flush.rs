@@ -193,11 +193,10 @@ impl Store {
         let mut cursor = level.index.cursor();
         cursor.first();
         while cursor.is_valid() {
-            if let ValueSource::Log(place) = cursor.value() {
-                if place.len as usize >= self.options().large_value_len_min {
-                    *large.entry((place.shard, place.first_seq)).or_default() +=
-                        u64::from(place.len);
-                }
+            if let ValueSource::Log(place) = cursor.value()
+                && place.len as usize >= self.options().large_value_len_min
+            {
+                *large.entry((place.shard, place.first_seq)).or_default() += u64::from(place.len);
             }
             cursor.next();
         }
@@ -294,6 +293,8 @@ impl Store {
                 .iter()
                 .filter(|segment| segment.sealed().is_some())
                 .filter(|segment| segment.last_seq() <= done && segment.last_seq() < floor)
+                // The segment behind it must be durable: it alone tells then where the log goes on.
+                .filter(|segment| segment.last_seq() < log.synced_seq())
                 .map(|segment| segment.first_seq())
                 .filter(|first_seq| !pointed.contains(&(shard, *first_seq)))
                 .collect();

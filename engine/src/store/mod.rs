@@ -54,7 +54,6 @@ use epoch::EpochFile;
 pub use recover::RecoveryReport;
 pub use view::Value;
 use view::{MemLevel, SealCut, SealedLevel, View};
-pub use watermarks::Mark;
 use watermarks::Watermarks;
 
 /// What a store may do.

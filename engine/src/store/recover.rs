@@ -21,7 +21,7 @@ use strandline_wal::open::{open, open_read_only};
 use strandline_wal::reader::{Reader, Step, StoredBatch};
 use strandline_wal::recover::{Cut, Known, Plan, plan};
 use strandline_wal::writer::{Face, Writer, WriterOptions};
-use strandline_wal::{DatasetId, Epoch, Error as LogError, Hlc, IoContext, LogId, ShardId};
+use strandline_wal::{DatasetId, Epoch, Error as LogError, IoContext, LogId, ShardId};
 
 use super::apply::{PayloadPlace, apply};
 use super::catalog::Catalog;
@@ -163,11 +163,11 @@ impl Opening<'_> {
         let options = &self.shared.options;
         let region = files::region(self.dir, options.node.region);
         // Segments without a manifest are a dataset that lost it, not a new one.
-        if let Ok(entries) = disk.list(&region) {
-            if let Some(entry) = entries.iter().find(|e| e.name.starts_with("wal-")) {
-                let found = format!("{} and no manifest", entry.name);
-                return Err(LogError::corrupt(&path, 0, "manifest", "a manifest", found).into());
-            }
+        if let Ok(entries) = disk.list(&region)
+            && let Some(entry) = entries.iter().find(|e| e.name.starts_with("wal-"))
+        {
+            let found = format!("{} and no manifest", entry.name);
+            return Err(LogError::corrupt(&path, 0, "manifest", "a manifest", found).into());
         }
         disk.create_dir_all(&region)
             .during("create directory", &region)?;
@@ -530,10 +530,11 @@ fn epochs_of(log: &Arc<Log>, known: &[EpochEntry]) -> Result<Vec<EpochEntry>> {
     for segment in log.segments() {
         let (epoch, first_seq) = (segment.header().epoch, segment.first_seq());
         let is_new = epochs.last().is_none_or(|last| last.epoch < epoch);
-        if is_new && segment.last_seq() >= first_seq {
-            if let Step::Batch(batch) = Reader::new(Arc::clone(log), first_seq).next()? {
-                epochs.extend(epoch_start(&batch));
-            }
+        if is_new
+            && segment.last_seq() >= first_seq
+            && let Step::Batch(batch) = Reader::new(Arc::clone(log), first_seq).next()?
+        {
+            epochs.extend(epoch_start(&batch));
         }
     }
     Ok(epochs)

@@ -37,9 +37,9 @@ impl Map {
         Map(Arc::new(MapOwner::Owned(bytes.into_boxed_slice())))
     }
 
-    /// How many clones hold this memory.
-    pub fn holder_count(&self) -> usize {
-        Arc::strong_count(&self.0)
+    /// Gives up this clone, and tells whether it was the last one.
+    pub(crate) fn into_unshared(self) -> bool {
+        Arc::into_inner(self.0).is_some()
     }
 }
 

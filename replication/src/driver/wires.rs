@@ -1,0 +1,181 @@
+//! The connections of a driver: which machine each belongs to, and the numbers of its frames.
+
+use std::collections::BTreeMap;
+
+use strandline_wal::DatasetId;
+
+use crate::error::{Error, Reason, Result};
+use crate::message::frame::Link;
+use crate::message::{DataHead, Message, Refusal};
+use crate::transport::{ConnId, Transport, TransportEvent};
+
+/// Which machine of a dataset a connection belongs to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Part {
+    Server,
+    Lender,
+    Pursuer,
+    Voter,
+    Candidate,
+    Fetcher,
+}
+
+pub(super) struct Conn {
+    link: Link,
+    pub peer: String,
+    /// `None` until the hello of an accepted connection came.
+    pub owner: Option<(DatasetId, Part)>,
+    pub since_ms: u64,
+}
+
+/// What came in.
+pub(super) enum Incoming {
+    Opened(ConnId),
+    Message(ConnId, Message),
+    Closed(ConnId, Error),
+}
+
+/// Transport and connections. A machine that sends on a connection that is gone is told so by the
+/// next event, never by a panic.
+pub(super) struct Wires {
+    transport: Box<dyn Transport>,
+    pub conns: BTreeMap<ConnId, Conn>,
+    // Bytes of what was sent in this step; the driver sees from it whether anything happened.
+    pub sent_count: u64,
+}
+
+impl Wires {
+    pub fn new(transport: Box<dyn Transport>) -> Wires {
+        Wires {
+            transport,
+            conns: BTreeMap::new(),
+            sent_count: 0,
+        }
+    }
+
+    pub fn connect(
+        &mut self,
+        now: u64,
+        to: &str,
+        dataset: &DatasetId,
+        part: Part,
+    ) -> Result<ConnId> {
+        let conn = self.transport.connect(now, to)?;
+        let owner = Some((dataset.clone(), part));
+        let peer = to.to_owned();
+        self.conns.insert(
+            conn,
+            Conn {
+                link: Link::default(),
+                peer,
+                owner,
+                since_ms: now,
+            },
+        );
+        Ok(conn)
+    }
+
+    /// Queues a message. A failure ends the connection: its numbers are out of step from then on.
+    pub fn send(&mut self, now: u64, conn: ConnId, message: &Message) -> Result<()> {
+        let Some(entry) = self.conns.get_mut(&conn) else {
+            return Ok(());
+        };
+        let frame = entry.link.seal(message);
+        self.queue(now, conn, frame)
+    }
+
+    pub fn send_data(
+        &mut self,
+        now: u64,
+        conn: ConnId,
+        head: &DataHead,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let Some(entry) = self.conns.get_mut(&conn) else {
+            return Ok(());
+        };
+        let frame = entry.link.seal_data(head, bytes);
+        self.queue(now, conn, frame)
+    }
+
+    fn queue(&mut self, now: u64, conn: ConnId, frame: Vec<u8>) -> Result<()> {
+        self.sent_count += 1;
+        let queued = self.transport.send(now, conn, frame);
+        if queued.is_err() {
+            self.close(now, conn);
+        }
+        queued
+    }
+
+    pub fn room(&self, conn: ConnId) -> usize {
+        if self.conns.contains_key(&conn) {
+            self.transport.room(conn)
+        } else {
+            0
+        }
+    }
+
+    pub fn close(&mut self, now: u64, conn: ConnId) {
+        if self.conns.remove(&conn).is_some() {
+            self.transport.close(now, conn);
+        }
+    }
+
+    /// Tells a peer that no machine takes it, and ends the connection.
+    pub fn turn_away(&mut self, now: u64, conn: ConnId, reason: Reason, text: &str, want: &str) {
+        let refusal = Refusal {
+            reason,
+            text: text.to_owned(),
+            have: String::new(),
+            want: want.to_owned(),
+            epoch: strandline_wal::Epoch(0),
+        };
+        // Where even that cannot be queued the connection is closed by it.
+        let _ = self.send(now, conn, &Message::Refused(refusal));
+        self.close(now, conn);
+    }
+
+    /// The next thing that came in.
+    pub fn poll(&mut self, now: u64) -> Option<Incoming> {
+        loop {
+            match self.transport.poll(now)? {
+                TransportEvent::Opened(conn) => {
+                    if self.conns.contains_key(&conn) {
+                        return Some(Incoming::Opened(conn));
+                    }
+                    self.transport.close(now, conn);
+                }
+                TransportEvent::Accepted(conn, peer) => {
+                    let link = Link::default();
+                    self.conns.insert(
+                        conn,
+                        Conn {
+                            link,
+                            peer,
+                            owner: None,
+                            since_ms: now,
+                        },
+                    );
+                }
+                TransportEvent::Frame(conn, frame) => {
+                    let Some(entry) = self.conns.get_mut(&conn) else {
+                        continue;
+                    };
+                    match entry.link.open(&entry.peer, frame) {
+                        Ok(Some(message)) => return Some(Incoming::Message(conn, message)),
+                        Ok(None) => {}
+                        Err(why) => {
+                            self.transport.close(now, conn);
+                            return Some(Incoming::Closed(conn, why));
+                        }
+                    }
+                }
+                TransportEvent::Closed(conn, why) => return Some(Incoming::Closed(conn, why)),
+            }
+        }
+    }
+
+    pub fn due_ms(&self) -> Option<u64> {
+        self.transport.due_ms()
+    }
+}

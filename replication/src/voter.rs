@@ -1,0 +1,446 @@
+//! What any node answers on a control connection: promises and status. Holds no file and no socket.
+//!
+//! | State of the connection | frames that may come |
+//! |-------------------------|----------------------|
+//! | new | Hello |
+//! | greeted | PromiseRequest, StatusRequest, Refused |
+//! | busy with an answer | Refused |
+
+use std::collections::{BTreeMap, VecDeque};
+
+use strandline_wal::Epoch;
+
+use crate::error::{Error, Reason, Result};
+use crate::ids::{Identity, Lineage, NodeId, Promise, ShardEnd};
+use crate::leader::{NO_CLAIM, common_version};
+use crate::message::{Hello, Message, Refusal, Status, VERSIONS, Wants, Welcome};
+use crate::transport::ConnId;
+
+/// Most control connections of one dataset.
+pub const CONTROL_COUNT_MAX: usize = 32;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A frame came; the first one of a connection is its Hello.
+    Frame(ConnId, Message),
+    /// A connection ended.
+    Closed(ConnId),
+    /// The answer to [`Action::Promise`]: the durable ends of all shards behind it.
+    Promised(ConnId, Promise, Result<Vec<ShardEnd>>),
+    /// The answer to [`Action::LookUp`].
+    LookedUp(ConnId, Status),
+    /// A promise was made by other means: by following a leader, or to itself.
+    Learned(Promise),
+}
+
+/// What to do, in order.
+#[derive(Debug)]
+pub enum Action {
+    /// Queue a frame.
+    Send(ConnId, Message),
+    /// End a connection once what is queued is sent.
+    Close(ConnId, Error),
+    /// Make the promise durable, stop appends of lower epochs, sync, then tell the ends.
+    Promise(ConnId, Promise),
+    /// Look up the status.
+    LookUp(ConnId),
+}
+
+#[derive(Debug)]
+struct Peer {
+    node: NodeId,
+    name: String,
+    // Only a node of the same history may ask for promises.
+    kin: bool,
+    busy: bool,
+}
+
+/// See the module.
+pub struct Voter {
+    identity: Identity,
+    // Invariant: never falls.
+    promise: Promise,
+    peers: BTreeMap<ConnId, Peer>,
+    actions: VecDeque<Action>,
+}
+
+impl Voter {
+    /// A voter that has promised this before.
+    pub fn new(identity: Identity, promise: Promise) -> Voter {
+        Voter {
+            identity,
+            promise,
+            peers: BTreeMap::new(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The only way in. Drain [`Voter::poll_action`] before the next call.
+    pub fn handle(&mut self, event: Event) {
+        assert!(
+            self.actions.is_empty(),
+            "drain poll_action before the next event"
+        );
+        match event {
+            Event::Frame(conn, message) => self.frame(conn, message),
+            Event::Closed(conn) => {
+                self.peers.remove(&conn);
+            }
+            Event::Promised(conn, promise, ends) => self.promised(conn, promise, ends),
+            Event::LookedUp(conn, status) => {
+                if let Some(peer) = self.peers.get_mut(&conn) {
+                    peer.busy = false;
+                    self.actions
+                        .push_back(Action::Send(conn, Message::Status(status)));
+                }
+            }
+            Event::Learned(promise) => self.learn(promise),
+        }
+    }
+
+    /// The only way out.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// What was promised last.
+    pub fn promise(&self) -> Promise {
+        self.promise
+    }
+
+    fn learn(&mut self, promise: Promise) {
+        if promise.epoch > self.promise.epoch {
+            self.promise = promise;
+        }
+    }
+
+    fn frame(&mut self, conn: ConnId, message: Message) {
+        match (self.peers.get_mut(&conn), message) {
+            (None, Message::Hello(hello)) => self.hello(conn, hello),
+            (None, _) => {}
+            (Some(_), Message::Refused(refusal)) => {
+                let Refusal {
+                    reason,
+                    text,
+                    have,
+                    want,
+                    ..
+                } = refusal;
+                self.end(
+                    conn,
+                    Error::Refused {
+                        reason,
+                        text,
+                        have,
+                        want,
+                    },
+                );
+            }
+            (Some(peer), Message::PromiseRequest { epoch }) if !peer.busy && peer.kin => {
+                let promise = Promise {
+                    epoch,
+                    to: peer.node,
+                };
+                let again = promise == self.promise;
+                if epoch > self.promise.epoch || again {
+                    peer.busy = true;
+                    self.actions.push_back(Action::Promise(conn, promise));
+                } else {
+                    let refused = Message::PromiseRefused {
+                        promise: self.promise,
+                    };
+                    self.actions.push_back(Action::Send(conn, refused));
+                }
+            }
+            (Some(peer), Message::StatusRequest) if !peer.busy => {
+                peer.busy = true;
+                self.actions.push_back(Action::LookUp(conn));
+            }
+            (Some(peer), message) => {
+                let what = format!("{} on a control connection", message.name());
+                let why = Error::protocol(&peer.name, what);
+                self.refuse(conn, Reason::Protocol, why);
+            }
+        }
+    }
+
+    fn hello(&mut self, conn: ConnId, hello: Hello) {
+        let refused = |reason, text: &str, have: String, want: String| {
+            Some(Error::Refused {
+                reason,
+                text: text.to_owned(),
+                have,
+                want,
+            })
+        };
+        let kin = hello.lineage == self.identity.lineage;
+        let refusal = if common_version(hello.versions).is_none() {
+            let range = |(min, max): (u16, u16)| format!("versions {min} to {max}");
+            refused(
+                Reason::Version,
+                "upgrade the older side",
+                range(VERSIONS),
+                range(hello.versions),
+            )
+        } else if !kin && hello.lineage != Lineage::default() {
+            let (have, want) = (self.identity.lineage.to_string(), hello.lineage.to_string());
+            refused(
+                Reason::Lineage,
+                "clone the dataset, or ask its own nodes",
+                have,
+                want,
+            )
+        } else if self.peers.len() >= CONTROL_COUNT_MAX {
+            refused(
+                Reason::Busy,
+                "too many control connections",
+                CONTROL_COUNT_MAX.to_string(),
+                String::new(),
+            )
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            let Error::Refused { reason, .. } = why else {
+                unreachable!("it was made above")
+            };
+            return self.refuse(conn, reason, why);
+        }
+        self.peers.insert(
+            conn,
+            Peer {
+                node: hello.node,
+                name: hello.name,
+                kin,
+                busy: false,
+            },
+        );
+        let welcome = Welcome {
+            version: VERSIONS.1,
+            wants: Wants::default(),
+            epoch: self.promise.epoch,
+            node: self.identity.node,
+            incarnation: self.identity.incarnation,
+            leader: NO_CLAIM,
+            lineage: self.identity.lineage,
+            name: self.identity.name.clone(),
+            verdicts: Vec::new(),
+        };
+        self.actions
+            .push_back(Action::Send(conn, Message::Welcome(welcome)));
+    }
+
+    fn promised(&mut self, conn: ConnId, promise: Promise, ends: Result<Vec<ShardEnd>>) {
+        if ends.is_ok() {
+            assert!(promise.epoch >= self.promise.epoch, "promises never fall");
+            self.promise = promise;
+        }
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            return;
+        };
+        peer.busy = false;
+        match ends {
+            Ok(ends) => {
+                let promised = Message::Promise {
+                    epoch: promise.epoch,
+                    ends,
+                };
+                self.actions.push_back(Action::Send(conn, promised));
+            }
+            // Nothing is promised that is not durable; the candidate counts on others.
+            Err(why) => self.end(conn, why),
+        }
+    }
+
+    fn refuse(&mut self, conn: ConnId, reason: Reason, why: Error) {
+        let (text, have, want) = match &why {
+            Error::Refused {
+                text, have, want, ..
+            } => (text.clone(), have.clone(), want.clone()),
+            why => (why.to_string(), String::new(), String::new()),
+        };
+        let epoch: Epoch = self.promise.epoch;
+        let refusal = Message::Refused(Refusal {
+            reason,
+            text,
+            have,
+            want,
+            epoch,
+        });
+        self.actions.push_back(Action::Send(conn, refusal));
+        self.end(conn, why);
+    }
+
+    fn end(&mut self, conn: ConnId, why: Error) {
+        self.peers.remove(&conn);
+        self.actions.push_back(Action::Close(conn, why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Incarnation;
+    use crate::message::Purpose;
+    use crate::message::codec::FIXED;
+    use crate::message::tests::Seed;
+    use strandline_wal::DatasetId;
+
+    const CONN: ConnId = ConnId(1);
+
+    fn identity(n: u8) -> Identity {
+        Identity {
+            node: NodeId([n; 16]),
+            incarnation: Incarnation([n; 16]),
+            name: format!("n{n}"),
+            dataset: DatasetId::default(),
+            lineage: Lineage([7; 16]),
+        }
+    }
+
+    fn hello(n: u8) -> Message {
+        let Identity {
+            node,
+            incarnation,
+            name,
+            dataset,
+            lineage,
+        } = identity(n);
+        let (versions, purpose, ends) = (VERSIONS, Purpose::Control, Vec::new());
+        let promised_epoch = Epoch(0);
+        let hello = Hello {
+            versions,
+            purpose,
+            promised_epoch,
+            node,
+            incarnation,
+            lineage,
+            name,
+            dataset,
+            ends,
+        };
+        Message::Hello(hello)
+    }
+
+    fn feed(voter: &mut Voter, event: Event) -> Vec<Action> {
+        voter.handle(event);
+        std::iter::from_fn(|| voter.poll_action()).collect()
+    }
+
+    fn greeted() -> Voter {
+        let mut voter = Voter::new(
+            identity(1),
+            Promise {
+                epoch: Epoch(3),
+                to: NodeId([9; 16]),
+            },
+        );
+        let actions = feed(&mut voter, Event::Frame(CONN, hello(2)));
+        assert!(matches!(
+            actions[..],
+            [Action::Send(_, Message::Welcome(_))]
+        ));
+        voter
+    }
+
+    fn ask(voter: &mut Voter, epoch: u32) -> Vec<Action> {
+        feed(
+            voter,
+            Event::Frame(
+                CONN,
+                Message::PromiseRequest {
+                    epoch: Epoch(epoch),
+                },
+            ),
+        )
+    }
+
+    #[test]
+    fn a_promise_is_answered_only_after_it_is_durable() {
+        let mut voter = greeted();
+        let actions = ask(&mut voter, 4);
+        let [Action::Promise(CONN, promise)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(
+            voter.promise().epoch,
+            Epoch(3),
+            "not before the store says so"
+        );
+        let actions = feed(&mut voter, Event::Promised(CONN, promise, Ok(Vec::new())));
+        assert!(matches!(
+            actions[..],
+            [Action::Send(
+                _,
+                Message::Promise {
+                    epoch: Epoch(4),
+                    ..
+                }
+            )]
+        ));
+        assert_eq!(
+            voter.promise(),
+            Promise {
+                epoch: Epoch(4),
+                to: NodeId([2; 16])
+            }
+        );
+    }
+
+    #[test]
+    fn one_epoch_is_promised_to_one_node_and_to_it_again() {
+        let mut voter = greeted();
+        let refused = ask(&mut voter, 3);
+        assert!(matches!(
+            refused[..],
+            [Action::Send(_, Message::PromiseRefused { .. })]
+        ));
+        feed(
+            &mut voter,
+            Event::Learned(Promise {
+                epoch: Epoch(4),
+                to: NodeId([2; 16]),
+            }),
+        );
+        assert!(matches!(ask(&mut voter, 4)[..], [Action::Promise(..)]));
+    }
+
+    #[test]
+    fn a_promise_that_could_not_be_stored_is_not_given() {
+        let mut voter = greeted();
+        ask(&mut voter, 4);
+        let promise = Promise {
+            epoch: Epoch(4),
+            to: NodeId([2; 16]),
+        };
+        let failed = Err(Error::Store {
+            what: "disk".to_owned(),
+        });
+        let actions = feed(&mut voter, Event::Promised(CONN, promise, failed));
+        assert!(matches!(actions[..], [Action::Close(..)]));
+        assert_eq!(voter.promise().epoch, Epoch(3));
+    }
+
+    #[test]
+    fn every_other_frame_in_every_state_ends_the_connection() {
+        for (kind, (name, ..)) in FIXED.iter().enumerate() {
+            for busy in [false, true] {
+                let mut voter = greeted();
+                if busy {
+                    ask(&mut voter, 4);
+                }
+                let legal = !busy && ["PromiseRequest", "StatusRequest"].contains(name);
+                let actions = feed(&mut voter, Event::Frame(CONN, Seed(1).message(kind)));
+                let closed = actions
+                    .iter()
+                    .any(|action| matches!(action, Action::Close(..)));
+                assert_eq!(closed, !legal, "{name} busy {busy}");
+                assert!(
+                    feed(&mut voter, Event::Frame(ConnId(8), Seed(1).message(kind))).is_empty()
+                        || *name == "Hello"
+                );
+            }
+        }
+    }
+}

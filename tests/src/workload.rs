@@ -1,0 +1,1 @@
+//! Reference workloads: short scripts that each reach a part of the engine where crashes hurt.
