@@ -86,6 +86,10 @@ fn field(bytes: &[u8]) -> (Option<String>, Option<String>) {
 /// # Errors
 /// What is wrong with it.
 pub fn decode(line: &[u8]) -> Result<Pair, String> {
+    // An array of the right texts would do for the parser.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err("not a JSON object".to_owned());
+    }
     let line: Line = serde_json::from_slice(line).map_err(|error| {
         let text = error.to_string();
         // The line is counted by the caller; only the column is news.
@@ -302,7 +306,7 @@ mod tests {
             ("{\"key\":\"a\",\"valu\":\"\"}", "unknown field `valu`"),
             ("{\"key\":1,\"value\":\"\"}", "invalid type"),
             ("{\"key\":\"a\"", "EOF while parsing"),
-            ("[]", "no key"),
+            ("[null,\"k\",null,\"v\",null]", "not a JSON object"),
         ] {
             let error = decode(line.as_bytes()).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");

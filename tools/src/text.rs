@@ -201,7 +201,7 @@ mod tests {
     fn a_preview_never_cuts_a_character() {
         for len_max in 1..12 {
             let shown = preview("größere Größe".as_bytes(), len_max);
-            assert!(shown.ends_with("(16 bytes)"), "{shown}");
+            assert!(shown.ends_with("(17 bytes)"), "{shown}");
         }
     }
 }

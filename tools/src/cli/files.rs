@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -33,10 +33,10 @@ pub struct Import {
     #[command(flatten)]
     source: Source,
     /// Count broken lines and go on
-    #[arg(long, requires = "ndjson")]
+    #[arg(long, conflicts_with = "tree")]
     skip_bad: bool,
     /// Leave out files and directories of this name; may be repeated
-    #[arg(long, value_name = "NAME", requires = "tree")]
+    #[arg(long, value_name = "NAME", conflicts_with = "ndjson")]
     exclude: Vec<OsString>,
     /// The keyspace; of lines, only those that name none
     #[arg(long, short, default_value = KEYSPACE, value_name = "NAME")]
@@ -54,7 +54,7 @@ impl Import {
         }
     }
 
-    fn tree(&self, root: &PathBuf) -> Result<Exit> {
+    fn tree(&self, root: &Path) -> Result<Exit> {
         let is_dir = std::fs::metadata(root).during("read", root)?.is_dir();
         if !is_dir {
             let shown = root.display();
@@ -93,7 +93,7 @@ impl Import {
         Ok(Exit::Ok)
     }
 
-    fn ndjson(&self, path: &PathBuf) -> Result<Exit> {
+    fn ndjson(&self, path: &Path) -> Result<Exit> {
         let (input, total): (Box<dyn Read>, u64) = match is_standard(path) {
             true => (Box::new(std::io::stdin()), 0),
             false => {
@@ -157,7 +157,7 @@ impl Export {
         }
     }
 
-    fn tree(&self, dataset: &strandline::Dataset, out: &PathBuf) -> Result<Exit> {
+    fn tree(&self, dataset: &strandline::Dataset, out: &Path) -> Result<Exit> {
         let bar = progress::stream("export");
         let keyspace = self.keyspace.as_deref().unwrap_or(KEYSPACE);
         let exported = tree::export(dataset, keyspace, out, &|_, len| bar.inc(len))?;
@@ -181,7 +181,7 @@ impl Export {
         }
     }
 
-    fn ndjson(&self, dataset: &strandline::Dataset, path: &PathBuf) -> Result<Exit> {
+    fn ndjson(&self, dataset: &strandline::Dataset, path: &Path) -> Result<Exit> {
         let bar = progress::stream("export");
         let only = self.keyspace.as_deref();
         let name = path.display().to_string();

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use strandline::options::VALUE_LEN_MAX;
@@ -58,7 +58,7 @@ impl Put {
 }
 
 /// A value out of a file, one byte more at most than a value may have: its limit is named then.
-fn read_value(path: &PathBuf) -> Result<Vec<u8>> {
+fn read_value(path: &Path) -> Result<Vec<u8>> {
     let mut value = Vec::new();
     let len_max = VALUE_LEN_MAX as u64 * 2 + 2;
     if is_standard(path) {

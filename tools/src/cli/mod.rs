@@ -5,13 +5,13 @@ mod keys;
 pub(crate) mod role;
 mod show;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure::{Exit, Result, report};
-use crate::open::{KEYSPACE, Place, Writing};
+use crate::open::KEYSPACE;
 
 /// An embedded, log-structured key-value database with built-in replication
 #[derive(Parser)]
@@ -74,7 +74,7 @@ fn run(cli: Cli) -> Result<Exit> {
 }
 
 /// Where NDJSON comes from or goes to: a file, or the standard stream.
-fn is_standard(path: &PathBuf) -> bool {
+fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 

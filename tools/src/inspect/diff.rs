@@ -243,10 +243,9 @@ impl Pair<'_> {
 /// Where a log's last good batch ends.
 fn end_of(disk: &dyn Disk, segments: &[&SegmentName]) -> Result<Position> {
     for name in segments.iter().rev() {
-        if let Ok(measured) = measure(disk, name)? {
-            if measured.end.seq >= name.first_seq {
-                return Ok(measured.end);
-            }
+        match measure(disk, name)? {
+            Ok(measured) if measured.end.seq >= name.first_seq => return Ok(measured.end),
+            _ => {}
         }
     }
     Ok(Position::default())
