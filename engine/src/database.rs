@@ -10,12 +10,14 @@ use strandline_wal::io::{Env, FileKind, Lock, LockMode};
 use strandline_wal::pool::Pool;
 use strandline_wal::{DatasetId, IoContext};
 
-use crate::dataset::{Dataset, DatasetInner};
+use crate::dataset::{Dataset, DatasetInner, Reopen};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::keyspace::Keyspace;
 use crate::node::NodeIdentity;
 use crate::options::{Background, Options};
+use crate::replica::Hub;
+use crate::replica::bundle::finish_installs;
 use crate::runtime::{Runtime, Signal, Stores, compact_step, flush_step};
 use crate::stats::DatabaseStats;
 use crate::store::recover::Opening;
@@ -34,6 +36,7 @@ struct Inner {
     read_only: bool,
     datasets: Arc<Mutex<BTreeMap<DatasetId, Arc<DatasetInner>>>>,
     runtime: Runtime,
+    hub: Mutex<Option<Arc<Hub>>>,
     closed: AtomicBool,
     // Released last.
     lock: Mutex<Option<Box<dyn Lock>>>,
@@ -120,6 +123,9 @@ impl Database {
             true => NodeIdentity::read(&env, root)?,
             false => NodeIdentity::open(&env, root)?,
         };
+        if !read_only {
+            finish_installs(&env, root)?;
+        }
         let signal = Arc::new(Signal::default());
         let ring = Arc::clone(&signal);
         let shared = Shared {
@@ -128,6 +134,7 @@ impl Database {
             options: Arc::new(options),
             wake: Arc::new(move || ring.ring()),
             node,
+            hook: Arc::default(),
             env,
         };
         let datasets: Arc<Mutex<BTreeMap<DatasetId, Arc<DatasetInner>>>> = Arc::default();
@@ -150,6 +157,7 @@ impl Database {
             read_only,
             datasets,
             runtime,
+            hub: Mutex::default(),
             closed: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
         };
@@ -234,27 +242,38 @@ impl Database {
         if let Some(open) = datasets.get(&id) {
             let dataset = Dataset::new(Arc::clone(open), self.clone());
             if let Some(role) = role.filter(|role| *role != dataset.inner().store().role()) {
-                dataset.inner().reopen(role, None)?;
+                dataset.inner().reopen(Reopen::role(role), || Ok(()))?;
             }
             return Ok(dataset);
         }
+        let dir = files::dataset(&inner.root, &id);
         let role = match (inner.read_only, role, inner.shared.options.node.role) {
             (true, ..) => Role::Reader,
             (false, Some(role), _) => role,
             (false, None, crate::config::NodeRole::Follower) => Role::Follower,
+            // A dataset that follows goes on following until it is promoted.
+            (false, None, _) if self.follows(&dir)? => Role::Follower,
             (false, None, _) => Role::Leader,
         };
-        let dir = files::dataset(&inner.root, &id);
+        let (shared, forks, elected) = (inner.shared.clone(), None, None);
         let opening = Opening {
-            shared: inner.shared.clone(),
+            shared,
             id: id.clone(),
             dir: &dir,
             role,
-            forks: None,
+            forks,
+            elected,
         };
         let opened = Arc::new(DatasetInner::new(opening.run()?, inner.shared.clone()));
         datasets.insert(id, Arc::clone(&opened));
         Ok(Dataset::new(opened, self.clone()))
+    }
+
+    /// Whether a stored dataset was following another node's when it was closed.
+    fn follows(&self, dir: &Path) -> Result<bool> {
+        let path = files::epoch(dir);
+        let file = crate::store::epoch::EpochFile::read(self.env().disk.as_ref(), &path)?;
+        Ok(file.epochs().follows)
     }
 
     /// A keyspace of the dataset `primary`, opened or created.
@@ -277,6 +296,30 @@ impl Database {
     /// Its directory.
     pub fn path(&self) -> &Path {
         &self.inner.root
+    }
+
+    /// The running node, where this database serves or follows.
+    pub(crate) fn hub(&self) -> Option<Arc<Hub>> {
+        self.inner.hub.lock().clone()
+    }
+
+    /// The running node, started where there is none.
+    pub(crate) fn start_hub(&self, listen: &str) -> Result<Arc<Hub>> {
+        let mut hub = self.inner.hub.lock();
+        if let Some(hub) = &*hub {
+            return Ok(Arc::clone(hub));
+        }
+        let shared = &self.inner.shared;
+        let started = Arc::new(Hub::start(&shared.env, listen, Arc::clone(&shared.hook))?);
+        *hub = Some(Arc::clone(&started));
+        Ok(started)
+    }
+
+    /// Stops the running node.
+    pub(crate) fn stop_hub(&self) {
+        if let Some(hub) = self.inner.hub.lock().take() {
+            hub.stop();
+        }
     }
 
     /// Its settings.
@@ -340,6 +383,9 @@ impl Inner {
     fn close(&self) -> Result<()> {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
+        }
+        if let Some(hub) = self.hub.lock().take() {
+            hub.stop();
         }
         self.runtime.stop();
         let mut outcome = Ok(());

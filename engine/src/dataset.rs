@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use strandline_wal::Epoch;
 
 use crate::database::Database;
 use crate::error::{Error, Result};
@@ -33,6 +34,25 @@ pub(crate) struct DatasetInner {
     pub acks: Acks,
 }
 
+/// How to open a dataset again.
+pub(crate) struct Reopen {
+    pub role: Role,
+    /// Per shard, the last record that stays.
+    pub forks: Option<Vec<u64>>,
+    /// The epoch that this node was elected for.
+    pub elected: Option<Epoch>,
+}
+
+impl Reopen {
+    pub fn role(role: Role) -> Reopen {
+        Reopen {
+            role,
+            forks: None,
+            elected: None,
+        }
+    }
+}
+
 impl DatasetInner {
     pub fn new(store: Store, shared: Shared) -> DatasetInner {
         let acks = Acks::new(store.logs().len());
@@ -48,33 +68,31 @@ impl DatasetInner {
         Arc::clone(&self.store.read())
     }
 
-    /// Closes the store and opens it again in another role, or with its logs cut at `forks`.
-    pub fn reopen(&self, role: Role, forks: Option<Vec<u64>>) -> Result<()> {
-        self.reopen_after(role, forks, || Ok(()))
-    }
-
-    /// As [`DatasetInner::reopen`]; `between` runs while nothing is open.
-    pub fn reopen_after(
-        &self,
-        role: Role,
-        forks: Option<Vec<u64>>,
-        between: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    /// Closes the store and opens it again in another role, or with its logs cut; `between` runs
+    /// while nothing is open. Readers that hold the old one keep it.
+    pub fn reopen(&self, how: Reopen, between: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut current = self.store.write();
         current.close()?;
         between()?;
         let (id, dir) = (current.id().clone(), current.dir().to_owned());
+        let Reopen {
+            role,
+            forks,
+            elected,
+        } = how;
         let opening = Opening {
             shared: self.shared.clone(),
             id,
             dir: &dir,
             role,
             forks,
+            elected,
         };
         let opened = opening.run()?;
         self.acks.reset(opened.logs().len());
-        current.news().tell();
         *current = Arc::new(opened);
+        drop(current);
+        self.shared.hook.call();
         Ok(())
     }
 

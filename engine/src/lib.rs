@@ -42,7 +42,7 @@ mod keyspace;
 pub mod manifest;
 mod node;
 pub mod options;
-mod replica;
+pub mod replica;
 pub mod router;
 mod runtime;
 mod snapshot;

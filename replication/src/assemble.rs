@@ -120,7 +120,7 @@ impl Assembler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use strandline_wal::batch::{Kind, Payload, VERSION, flags};
+    use strandline_wal::batch::{Kind, Payload, VERSION};
     use strandline_wal::{Epoch, Hlc, RegionId, ShardId};
 
     fn batch(first_seq: u64, body: usize) -> Vec<u8> {
@@ -128,7 +128,7 @@ mod tests {
         payload
             .push(Kind::Put, ShardId(0), &[b"k"], &vec![7; body])
             .unwrap();
-        let payload = payload.seal(flags::CONTROL & 0);
+        let payload = payload.seal(0);
         let header = BatchHeader {
             version: VERSION,
             flags: 0,
@@ -141,6 +141,7 @@ mod tests {
             nonce: 1,
             prev_crc: 0,
             payload_crc: payload.crc(),
+            ordinal: 0,
             shard: ShardId(0),
             region: RegionId(0),
         };

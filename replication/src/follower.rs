@@ -70,7 +70,7 @@ impl Default for FollowerOptions {
             window: WINDOW_DEFAULT,
             heartbeat_ms: 1_000,
             silence_ms: 10_000,
-            retry_ms: (50, 5_000),
+            retry_ms: (50, 1_000),
             sync_ms: 100,
             ack_ms: 50,
         }
@@ -723,14 +723,13 @@ impl Follower {
     fn tick(&mut self, now: u64) {
         match self.state {
             State::Stopped => {}
+            State::Idle if now < self.retry_ms => {}
             State::Idle => {
-                if now >= self.retry_ms {
-                    self.state = State::Connecting;
-                    (self.heard_ms, self.told_ms) = (now, now);
-                    let peer = self.options.peers[self.peer % self.options.peers.len()].clone();
-                    self.leader_name.clone_from(&peer);
-                    self.actions.push_back(Action::Connect(peer));
-                }
+                self.state = State::Connecting;
+                (self.heard_ms, self.told_ms) = (now, now);
+                let peer = self.options.peers[self.peer % self.options.peers.len()].clone();
+                self.leader_name.clone_from(&peer);
+                self.actions.push_back(Action::Connect(peer));
             }
             _ if now.saturating_sub(self.heard_ms) > self.options.silence_ms => {
                 let why = Error::unreachable(&self.leader_name, "it was silent for too long");
@@ -758,16 +757,17 @@ impl Follower {
                 self.stop(now, why);
             }
             reason => {
-                self.fail(now, why);
                 let hint = self
                     .options
                     .peers
                     .iter()
                     .position(|peer| *peer == refusal.want);
-                match (reason, hint) {
-                    (Reason::NotLeader, Some(hint)) => self.peer = hint,
-                    _ => self.peer += 1,
-                }
+                let next = match (reason, hint) {
+                    (Reason::NotLeader, Some(hint)) => hint,
+                    _ => self.peer + 1,
+                };
+                self.fail(now, why);
+                self.peer = next;
             }
         }
     }

@@ -34,6 +34,10 @@ mod progress;
 pub mod quorum;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 pub mod voter;
 

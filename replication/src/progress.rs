@@ -20,7 +20,7 @@ use crate::credit::Purse;
 use crate::error::{Error, Result};
 use crate::ids::{Identity, ShardEnd};
 use crate::message::{Ack, AckEntry, Hello, Message, Purpose, Verdict};
-use crate::store::{CommitMark, Marks, Times};
+use crate::store::{Marks, Times};
 
 /// Where one shard of one follower stands.
 #[derive(Clone, Debug, Default)]
@@ -394,15 +394,6 @@ impl Progress {
             let marks = marks.get(shard).copied().unwrap_or_default();
             stream.told_committed = marks.committed;
         }
-    }
-
-    /// What it has, as its acks say.
-    pub fn marks(&self) -> Vec<CommitMark> {
-        let mark = |(shard, stream): (&ShardId, &Stream)| CommitMark {
-            shard: *shard,
-            seq: stream.ack.received,
-        };
-        self.streams.iter().map(mark).collect()
     }
 
     pub fn state_name(&self) -> &'static str {

@@ -40,7 +40,11 @@ fn fail(case: Case, error: &str) -> ! {
         "{}\nfirst: {error}\nsmallest case:\n{}\nkeys {:?}\nmaps {}\n{:?}\nfails with: {last}",
         seed::replay(seed),
         lines.join("\n"),
-        small.keys.iter().map(|k| crate::model::brief(k)).collect::<Vec<_>>(),
+        small
+            .keys
+            .iter()
+            .map(|k| crate::model::brief(k))
+            .collect::<Vec<_>>(),
         small.maps,
         small.options,
     );

@@ -5,7 +5,8 @@
 //! | what a database must show | [`model`] |
 //! | what is done to it | [`ops`], [`plan`], [`workload`] |
 //! | how the two are held side by side | [`run`], [`reads`] |
-//! | what is asked after a crash | [`check`] |
+//! | what is asked after a crash | [`sweep`] |
+//! | how many random cases are run, and failing ones made smaller | [`check`] |
 //! | where randomness comes from, and how a failure is replayed | [`seed`] |
 //!
 //! The tests themselves are in `tests/tests`, one file for each kind of fault.
@@ -20,4 +21,5 @@ pub mod plan;
 pub mod reads;
 pub mod run;
 pub mod seed;
+pub mod sweep;
 pub mod workload;

@@ -87,8 +87,7 @@ impl State {
         let mut text = String::new();
         let mut line = |keyspace, key: &[u8], ours: Option<&Bytes>, theirs: Option<&Bytes>| {
             if ours != theirs && text.len() < 2_000 {
-                let show =
-                    |value: Option<&Bytes>| value.map_or("nothing".to_owned(), |v| brief(v));
+                let show = |value: Option<&Bytes>| value.map_or("nothing".to_owned(), |v| brief(v));
                 let (ours, theirs) = (show(ours), show(theirs));
                 let key = brief(key);
                 writeln!(text, "  keyspace {keyspace} key {key}: {ours} / {theirs}")
@@ -308,7 +307,11 @@ mod tests {
         assert_eq!(check(&[("a", "1"), ("b", "2")], End::Power), Ok(2));
         assert_eq!(check(&[("a", "3"), ("b", "2")], End::Power), Ok(3));
         assert!(check(&[], End::Power).unwrap_err().contains("lost"));
-        assert!(check(&[("a", "1")], End::Kill).unwrap_err().contains("lost"));
+        assert!(
+            check(&[("a", "1")], End::Kill)
+                .unwrap_err()
+                .contains("lost")
+        );
         let hole = check(&[("a", "3")], End::Power).unwrap_err();
         assert!(hole.contains("no prefix"), "{hole}");
         assert!(check(&[("a", "9"), ("b", "2")], End::Power).is_err());

@@ -3,9 +3,7 @@
 
 use std::ops::Bound;
 
-use strandline::{
-    Background, Durability, EntityRule, Options, ShardId, ShardRange, ShardRouter,
-};
+use strandline::{Background, Durability, EntityRule, Options, ShardId, ShardRange, ShardRouter};
 use strandline_wal::io::sim::Damage;
 
 use crate::ops::{Crash, Ends, KeyId, Move, Op, Walk};
@@ -129,9 +127,7 @@ fn keys(rng: &mut Rng) -> Vec<Vec<u8>> {
     let mut keys: Vec<Vec<u8>> = vec![Vec::new(), vec![0xff; 3]];
     while keys.len() < count {
         let key = match rng.below(20) {
-            0..8 => (0..rng.within(0, 5))
-                .map(|_| *rng.pick(&LETTERS))
-                .collect(),
+            0..8 => (0..rng.within(0, 5)).map(|_| *rng.pick(&LETTERS)).collect(),
             8..15 => (rng.below(64) as u64).to_be_bytes().to_vec(),
             15..18 => {
                 let mut key = rng.pick(&keys).clone();
@@ -179,7 +175,11 @@ impl Plan {
             740..780 => {
                 let of = self.rng.percent(50).then(|| self.rng.below(4));
                 let count = self.rng.within(1, 8);
-                Op::Cursor(keyspace, of, (0..count).map(|_| self.cursor_move()).collect())
+                Op::Cursor(
+                    keyspace,
+                    of,
+                    (0..count).map(|_| self.cursor_move()).collect(),
+                )
             }
             780..800 => Op::Snapshot,
             800..830 => Op::SnapshotGet(self.rng.below(4), keyspace, self.key()),

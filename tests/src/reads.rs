@@ -48,13 +48,7 @@ pub fn range(
 ///
 /// # Errors
 /// As [`range()`].
-pub fn prefix(
-    what: &str,
-    iter: Iter,
-    map: &Map,
-    prefix: &[u8],
-    ends: &Ends,
-) -> Result<(), String> {
+pub fn prefix(what: &str, iter: Iter, map: &Map, prefix: &[u8], ends: &Ends) -> Result<(), String> {
     let expected = map.iter().filter(|(key, _)| key.starts_with(prefix));
     compare(what, iter, expected, ends)
 }
@@ -117,7 +111,9 @@ pub fn cursor(
     for (n, step) in moves.iter().enumerate() {
         let failed = |error: strandline::Error| format!("{what}: move {n} {step:?}: {error}");
         let first = |range: (Bound<&[u8]>, Bound<&[u8]>)| {
-            map.range::<[u8], _>(range).next().map(|(key, _)| key.clone())
+            map.range::<[u8], _>(range)
+                .next()
+                .map(|(key, _)| key.clone())
         };
         let last = |range: (Bound<&[u8]>, Bound<&[u8]>)| {
             map.range::<[u8], _>(range)
@@ -156,7 +152,11 @@ pub fn cursor(
         }
         let found = cursor.value().map_err(failed)?;
         let expected_value = expected.as_ref().and_then(|key| map.get(key));
-        value(&format!("{what}: move {n} {step:?}"), found.as_ref(), expected_value)?;
+        value(
+            &format!("{what}: move {n} {step:?}"),
+            found.as_ref(),
+            expected_value,
+        )?;
         at = expected;
     }
     Ok(())

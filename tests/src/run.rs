@@ -44,7 +44,11 @@ impl Tally {
 
     /// Everything, on one line.
     pub fn line(&self) -> String {
-        let parts: Vec<String> = self.0.iter().map(|(what, n)| format!("{what} {n}")).collect();
+        let parts: Vec<String> = self
+            .0
+            .iter()
+            .map(|(what, n)| format!("{what} {n}"))
+            .collect();
         parts.join(", ")
     }
 }
@@ -114,6 +118,16 @@ impl<'a> Run<'a> {
             snapshots: Vec::new(),
             armed: None,
             next_value: 0,
+        }
+    }
+
+    /// A run that goes on where another one ended, on another machine.
+    pub fn resume(case: &'a Case, machine: SimEnv, model: Model) -> Run<'a> {
+        Run {
+            model,
+            // Values stay unique: no life makes this many.
+            next_value: 1 << 32,
+            ..Run::new(case, machine)
         }
     }
 
@@ -491,7 +505,8 @@ impl<'a> Run<'a> {
         let kept = self.model.recover(&found, end)?;
         if end == End::Power {
             self.tally.add("unsynced commits kept", kept as u64);
-            self.tally.add("unsynced commits lost", (commits - kept) as u64);
+            self.tally
+                .add("unsynced commits lost", (commits - kept) as u64);
         }
         let keyspaces = (0..count)
             .map(|n| dataset.keyspace(&name(n)))
@@ -526,7 +541,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn note_life(&mut self) {
+    /// Counts what the database did in this life.
+    pub fn note_life(&mut self) {
         let Some(opened) = &self.open else { return };
         let stats = opened.dataset.stats();
         for (what, n) in [
@@ -535,6 +551,7 @@ impl<'a> Run<'a> {
             ("values moved", stats.values_moved),
             ("segments recycled", stats.segments_recycled),
             ("segments removed", stats.segments_removed),
+            ("segments at the end", stats.segment_count as u64),
             ("syncs", stats.sync_count),
         ] {
             self.tally.add(what, n);
@@ -633,8 +650,9 @@ pub fn bytes(number: u64, len: usize) -> Bytes {
     for (n, chunk) in (0u64..).zip(bytes.chunks_mut(8)) {
         let word = match n {
             0 => number.to_be_bytes(),
-            _ => (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n.wrapping_mul(0xff51_afd7_ed55_8ccd))
-                .to_le_bytes(),
+            _ => (number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                ^ n.wrapping_mul(0xff51_afd7_ed55_8ccd))
+            .to_le_bytes(),
         };
         chunk.copy_from_slice(&word[..chunk.len()]);
     }

@@ -1,1 +1,161 @@
 //! Reference workloads: short scripts that each reach a part of the engine where crashes hurt.
+
+use strandline::Durability::{self, Disk, Os};
+use strandline::{EntityRule, Options, ShardRouter};
+
+use crate::ops::Op;
+use crate::plan::{Case, ranges, script, small_options};
+use crate::seed::Rng;
+
+/// Every workload, by name.
+pub fn all() -> Vec<(&'static str, Case)> {
+    vec![
+        ("roll, flush, compact", roll_flush_compact()),
+        ("cross-shard batches", cross_shard_batches()),
+        ("os window over two segments", os_window()),
+        ("large values and their collection", large_values()),
+        ("reopens and marks", reopens_and_marks()),
+        ("four ranges", four_ranges()),
+        ("os without images", os_without_images()),
+    ]
+}
+
+/// The workload of a name.
+///
+/// # Panics
+/// Where there is none.
+pub fn named(name: &str) -> Case {
+    let found = all().into_iter().find(|(other, _)| *other == name);
+    found.expect("a workload of this name").1
+}
+
+fn put(key: usize, len: usize, level: Durability) -> Op {
+    Op::Put(key % 2, key % 10, len, level)
+}
+
+/// The log rolls, memtables become tables, tables become one, segments are dropped and used again.
+fn roll_flush_compact() -> Case {
+    let mut ops = Vec::new();
+    for n in 0..14 {
+        ops.push(put(n, 9_000, if n % 3 == 0 { Disk } else { Os }));
+        if n % 5 == 4 {
+            ops.push(Op::Flush);
+        }
+    }
+    ops.push(Op::Delete(0, 2, Disk));
+    ops.push(Op::Compact);
+    for n in 0..9 {
+        ops.push(put(n, 9_000, Os));
+    }
+    ops.extend([Op::Sync, Op::Flush, put(1, 10, Disk)]);
+    let options = Options {
+        large_value_len_min: 16 << 10,
+        ..small_options()
+    };
+    script(options, ops)
+}
+
+/// Batches over four shards and both keyspaces, some durable, some not.
+fn cross_shard_batches() -> Case {
+    let mut ops = Vec::new();
+    for n in 0..8 {
+        let change = |k: usize| (k % 2, (n + k) % 10, (k % 4 != 3).then_some(100 * k + n));
+        ops.push(Op::Batch(
+            (0..6).map(change).collect(),
+            [Os, Os, Disk][n % 3],
+        ));
+        ops.push(put(n + 3, 50, Os));
+        if n == 4 {
+            ops.push(Op::Flush);
+        }
+    }
+    ops.push(Op::Batch(
+        vec![(0, 1, Some(20_000)), (1, 2, Some(30_000))],
+        Os,
+    ));
+    ops.push(Op::Batch(
+        vec![(0, 3, Some(20_000)), (1, 4, Some(30_000))],
+        Os,
+    ));
+    let options = Options {
+        router: ShardRouter::hash(4).unwrap(),
+        ..small_options()
+    };
+    script(options, ops)
+}
+
+/// A log that is only handed to the operating system: what is unsynced spans two segments.
+fn os_window() -> Case {
+    let mut ops: Vec<Op> = (0..5).map(|n| put(n, 15_000, Os)).collect();
+    ops.push(Op::Sync);
+    ops.extend((0..9).map(|n| put(n, 14_000, Os)));
+    let options = Options {
+        durability: Os,
+        ..small_options()
+    };
+    script(options, ops)
+}
+
+fn os_without_images() -> Case {
+    Case {
+        maps: false,
+        ..os_window()
+    }
+}
+
+/// Values that stay in their segments, are overwritten, and are moved out of mostly dead ones.
+fn large_values() -> Case {
+    let mut ops = Vec::new();
+    for round in 0..3 {
+        for n in 0..5 {
+            ops.push(put(n, 12_000 + round, Os));
+        }
+        ops.push(Op::Flush);
+    }
+    ops.extend([put(7, 12_000, Disk), put(1, 10, Os), Op::Compact]);
+    ops.extend((0..4).map(|n| put(n + 4, 15_000, Os)));
+    ops.extend([Op::Flush, Op::Compact]);
+    script(small_options(), ops)
+}
+
+/// Several lives, with time passing, so that durable marks are written between syncs.
+fn reopens_and_marks() -> Case {
+    let mut ops = Vec::new();
+    for n in 0..4 {
+        ops.extend([
+            put(n, 500, Disk),
+            Op::Advance(150),
+            put(n + 1, 700, Disk),
+            put(n + 2, 300, Os),
+            Op::Reopen,
+            put(n + 3, 200, Os),
+        ]);
+    }
+    let options = Options {
+        router: ShardRouter::hash(2).unwrap(),
+        ..small_options()
+    };
+    script(options, ops)
+}
+
+/// Four shards by ranges, random sizes and levels, flushes by the way.
+fn four_ranges() -> Case {
+    let mut rng = Rng::new(4);
+    let mut ops = Vec::new();
+    for n in 0..30 {
+        let level = *rng.pick(&[Disk, Os, Os]);
+        ops.push(match rng.below(6) {
+            0 => Op::Delete(n % 2, rng.below(10), level),
+            1 => Op::Background(2),
+            _ => Op::Put(n % 2, rng.below(10), rng.within(0, 9_000), level),
+        });
+    }
+    ops.push(Op::Flush);
+    let options = Options {
+        router: ranges(4),
+        entity_rule: EntityRule::KeyHash,
+        run_count_max: 1,
+        ..small_options()
+    };
+    script(options, ops)
+}

@@ -4,7 +4,7 @@ use strandline::Durability::{Disk, Os};
 use strandline::Options;
 use strandline_tests::ops::{Crash, Op};
 use strandline_tests::plan::{script, small_options};
-use strandline_tests::run::run;
+use strandline_tests::run::{Run, machine, run};
 use strandline_wal::io::sim::Damage;
 
 const KILL: Op = Op::Crash(Crash {
@@ -76,5 +76,100 @@ fn a_log_keeps_a_segment_until_the_next_one_is_durable() {
         };
         let case = script(options, ops);
         run(&case).unwrap_or_else(|error| panic!("{damage:?}: {error}"));
+    }
+}
+
+/// The footer of a segment spans two sectors, and of an unsynced seal only the second one survived:
+/// its trailer was intact, its sections were not. The whole segment was taken for damaged, durable
+/// batches and all, and the log was refused.
+#[test]
+fn a_torn_footer_says_nothing_against_the_batches_before_it() {
+    for seed in 0..64 {
+        for pad in 0..8 {
+            // Fills the segment up to where its footer crosses the end of a sector.
+            let ops = vec![
+                Op::Put(0, 1, 63_700 + 64 * pad, Disk),
+                Op::Put(0, 2, 2_000, Os),
+                crash(Damage::LoseOneSector, seed),
+            ];
+            let case = script(small_options(), ops);
+            run(&case).unwrap_or_else(|error| panic!("seed {seed} pad {pad}: {error}"));
+        }
+    }
+}
+
+/// A process died between the rename of a manifest and the sync of its directory. The next one read
+/// the new manifest, removed the tables that it no longer named, and the machine died: the old
+/// manifest came back, its tables did not.
+#[test]
+fn nothing_is_removed_on_the_word_of_a_manifest_that_may_vanish() {
+    let put = |key| Op::Put(0, key, 100, Os);
+    for at in (0..60).step_by(2) {
+        for nested in 0..60 {
+            let death = Crash {
+                damage: None,
+                seed: nested,
+                nested: vec![(nested, Some(Damage::Mixed))],
+            };
+            let ops = vec![
+                put(1),
+                Op::Flush,
+                put(2),
+                Op::CrashAfter(at, death),
+                Op::Compact,
+            ];
+            let case = script(small_options(), ops);
+            run(&case).unwrap_or_else(|error| panic!("{at} {nested}: {error}"));
+        }
+    }
+}
+
+/// Of a log with nothing durable in it the name of the first segment was lost and that of the second
+/// one survived. The log was refused for its missing start, although nothing that was acknowledged as
+/// durable stood there.
+#[test]
+fn a_lost_first_segment_without_durable_records_is_a_cut() {
+    for seed in 0..64 {
+        let put = |key| Op::Put(0, key, 30_000, Os);
+        let options = Options {
+            durability: Os,
+            ..small_options()
+        };
+        let ops = vec![
+            put(1),
+            put(2),
+            put(3),
+            crash(Damage::LoseOneName, seed),
+            put(4),
+        ];
+        let case = script(options, ops);
+        run(&case).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+/// While a dataset was created, the machine died; its manifest survived and the directory of its logs
+/// did not. The next open made that directory anew and never synced its name: the next power loss
+/// took all logs.
+#[test]
+fn the_directory_of_the_logs_is_made_durable_wherever_it_is_made() {
+    for at in 0..60 {
+        for seed in 0..32 {
+            let case = script(small_options(), vec![Op::Put(0, 1, 100, Disk)]);
+            let mut run = Run::new(&case, machine(&case));
+            run.machine.disk.crash_at(at);
+            let started = run.start();
+            if !run.machine.disk.is_dead() {
+                started.unwrap();
+            }
+            let death = Crash {
+                damage: Some(Damage::LoseOneName),
+                seed,
+                nested: Vec::new(),
+            };
+            run.crash(&death)
+                .and_then(|()| run.step(&case.ops[0]))
+                .and_then(|()| run.step(&crash(Damage::LoseAll, seed)))
+                .unwrap_or_else(|error| panic!("call {at} seed {seed}: {error}"));
+        }
     }
 }

@@ -260,6 +260,8 @@ struct Walk<'a> {
 struct Opened {
     header: SegmentHeader,
     footer: Option<Footer>,
+    /// Why its footer is none, where only its trailer is intact.
+    footer_damage: Option<Error>,
     bytes: Map,
     file_len: u64,
 }
@@ -284,7 +286,13 @@ impl Walk<'_> {
         }
         let expected = match &self.expected {
             Some(expected) => expected.clone(),
-            None => self.first_expected(&opened, path)?,
+            None => match self.first_expected(&opened, path) {
+                Ok(expected) => expected,
+                Err(error) => {
+                    let (seq, reason) = (self.known.flushed_seq + 1, error.to_string());
+                    return self.broken(path, 0, seq, Some(error), &reason, rest);
+                }
+            },
         };
         if let Some(reason) = discontinuity(&opened.header, &expected) {
             let seq = expected.next_seq;
@@ -316,10 +324,16 @@ impl Walk<'_> {
             let found = format!("{:02x?}", header.lineage);
             return Err(Error::corrupt(path, 32, "lineage", expected, found));
         }
-        let footer = footer_of(&bytes, &header, path)?;
+        // A torn footer says nothing against the batches before it: the walk ends where it starts.
+        let (footer, footer_damage) = match footer_of(&bytes, &header, path) {
+            Ok(footer) => (footer, None),
+            Err(error @ Error::Corrupt { .. }) => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
         Ok(Opened {
             header,
             footer,
+            footer_damage,
             bytes,
             file_len,
         })
@@ -420,7 +434,8 @@ impl Walk<'_> {
                     Some(damage) => damage.to_string(),
                     None => "the segment ends without a footer".to_owned(),
                 };
-                self.broken(path, scan.data_len, next_seq, None, &reason, rest)
+                let error = opened.footer_damage.clone().filter(|_| stop.is_none());
+                self.broken(path, scan.data_len, next_seq, error, &reason, rest)
             }
         }
     }

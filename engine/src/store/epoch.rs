@@ -6,9 +6,10 @@
 //! |-------:|-----:|-------|---------|
 //! | 0 | 4 | opened | highest epoch that this node opened as the writer |
 //! | 4 | 4 | promised | messages of lower epochs are refused |
-//! | 8 | 2 | led_count | number of epochs that follow, newest last |
-//! | 10 | 2 | reserved | 0 |
-//! | 12 | 4 | led | epochs that this node led itself, 4 bytes each, at most 100 |
+//! | 8 | 16 | promised_to | the node whose claim to that epoch was promised |
+//! | 24 | 2 | follows | 1 where the dataset follows another node's; it opens as a follower then |
+//! | 26 | 2 | led_count | number of epochs that follow, newest last |
+//! | 28 | 4 | led | epochs that this node led itself, 4 bytes each, at most 100 |
 
 use std::path::Path;
 
@@ -20,7 +21,7 @@ const MAGIC: [u8; 4] = *b"SDLE";
 const SLOT_LEN: usize = 512;
 const LED_COUNT_MAX: usize = 100;
 
-const _: () = assert!(12 + 4 * LED_COUNT_MAX + 20 <= SLOT_LEN);
+const _: () = assert!(28 + 4 * LED_COUNT_MAX + 20 <= SLOT_LEN);
 
 /// The open file and what it says.
 pub(crate) struct EpochFile {
@@ -33,6 +34,10 @@ pub(crate) struct EpochFile {
 pub(crate) struct Epochs {
     pub opened: Epoch,
     pub promised: Epoch,
+    /// Whose claim to it was promised.
+    pub promised_to: [u8; 16],
+    /// Whether the dataset follows another node's.
+    pub follows: bool,
     /// Newest last. Only the newest matter: older segments are flushed and gone.
     pub led: Vec<Epoch>,
 }
@@ -59,17 +64,29 @@ impl EpochFile {
         &self.state
     }
 
-    /// Opens the next epoch, higher than `seen` and than anything promised; durable on return.
-    pub fn open_next(&mut self, seen: Epoch) -> Result<Epoch> {
-        let highest = self.state.opened.max(self.state.promised).max(seen);
+    /// Opens an epoch as the writer: the one that this node was elected for, or the next one, higher
+    /// than `seen` and than anything promised. Durable on return.
+    pub fn open_next(
+        &mut self,
+        seen: Epoch,
+        elected: Option<Epoch>,
+        node: [u8; 16],
+    ) -> Result<Epoch> {
         let mut next = self.state.clone();
-        next.opened = Epoch(
-            highest
-                .0
-                .checked_add(1)
-                .expect("epochs outlast the machine"),
-        );
-        next.promised = next.promised.max(next.opened);
+        let highest = next.opened.max(next.promised).max(seen);
+        next.opened = match elected {
+            Some(epoch) if epoch > seen && epoch > next.opened && epoch >= next.promised => epoch,
+            _ => Epoch(
+                highest
+                    .0
+                    .checked_add(1)
+                    .expect("epochs outlast the machine"),
+            ),
+        };
+        if elected.is_some() {
+            (next.promised, next.promised_to) = (next.opened, node);
+        }
+        next.follows = false;
         next.led.push(next.opened);
         if next.led.len() > LED_COUNT_MAX {
             next.led.remove(0);
@@ -79,15 +96,34 @@ impl EpochFile {
         Ok(opened)
     }
 
-    /// Promises to take nothing of an epoch below this one; durable on return.
-    pub fn promise(&mut self, epoch: Epoch) -> Result<()> {
-        if epoch <= self.state.promised {
+    /// Promises to take nothing of an epoch below this one, nor of this one from another node;
+    /// durable on return.
+    pub fn promise(&mut self, epoch: Epoch, to: [u8; 16]) -> Result<()> {
+        if epoch < self.state.promised {
             return Ok(());
         }
         self.store(Epochs {
             promised: epoch,
+            promised_to: to,
             ..self.state.clone()
         })
+    }
+
+    /// Notes that the dataset follows another node's; durable on return. A claim of this node's own
+    /// is given up by it: only promises to others bind.
+    pub fn follow(&mut self, node: [u8; 16]) -> Result<()> {
+        let claims = self.state.promised_to == node && self.state.promised > Epoch(0);
+        if self.state.follows && !claims {
+            return Ok(());
+        }
+        let mut next = Epochs {
+            follows: true,
+            ..self.state.clone()
+        };
+        if claims {
+            (next.promised, next.promised_to) = (Epoch(next.promised.0 - 1), [0; 16]);
+        }
+        self.store(next)
     }
 
     fn store(&mut self, next: Epochs) -> Result<()> {
@@ -98,8 +134,9 @@ impl EpochFile {
         let mut payload = Vec::new();
         payload.extend_from_slice(&next.opened.0.to_le_bytes());
         payload.extend_from_slice(&next.promised.0.to_le_bytes());
+        payload.extend_from_slice(&next.promised_to);
+        payload.extend_from_slice(&u16::from(next.follows).to_le_bytes());
         payload.extend_from_slice(&(next.led.len() as u16).to_le_bytes());
-        payload.extend_from_slice(&[0; 2]);
         for epoch in &next.led {
             payload.extend_from_slice(&epoch.0.to_le_bytes());
         }
@@ -113,27 +150,33 @@ fn decode(loaded: Option<Loaded>, path: &Path) -> Result<Epochs> {
     let Some(payload) = loaded.and_then(|loaded| loaded.payload) else {
         return Ok(Epochs::default());
     };
-    let mut fields = payload
-        .chunks(4)
-        .map(|c| c.first_chunk().map(|c| u32::from_le_bytes(*c)));
-    let mut next = || fields.next().flatten();
-    let (opened, promised, count) = (next(), next(), next());
-    let led: Vec<Epoch> = std::iter::from_fn(next).map(Epoch).collect();
-    match (opened, promised, count) {
-        (Some(opened), Some(promised), Some(count)) if count as usize == led.len() => Ok(Epochs {
-            opened: Epoch(opened),
-            promised: Epoch(promised),
-            led,
-        }),
-        _ => {
-            let found = format!("{} bytes", payload.len());
-            Err(Error::corrupt(
-                path,
-                16,
-                "epochs",
-                "12 bytes and 4 for each epoch led",
-                found,
-            ))
-        }
+    parse(&payload).ok_or_else(|| {
+        let found = format!("{} bytes", payload.len());
+        Error::corrupt(
+            path,
+            16,
+            "epochs",
+            "28 bytes and 4 for each epoch led",
+            found,
+        )
+    })
+}
+
+fn parse(payload: &[u8]) -> Option<Epochs> {
+    let (opened, rest) = payload.split_first_chunk()?;
+    let (promised, rest) = rest.split_first_chunk()?;
+    let (promised_to, rest) = rest.split_first_chunk()?;
+    let (follows, rest) = rest.split_first_chunk()?;
+    let (count, rest) = rest.split_first_chunk()?;
+    if rest.len() != 4 * usize::from(u16::from_le_bytes(*count)) {
+        return None;
     }
+    let led = rest.chunks_exact(4).filter_map(|c| c.first_chunk());
+    Some(Epochs {
+        opened: Epoch(u32::from_le_bytes(*opened)),
+        promised: Epoch(u32::from_le_bytes(*promised)),
+        promised_to: *promised_to,
+        follows: u16::from_le_bytes(*follows) != 0,
+        led: led.map(|c| Epoch(u32::from_le_bytes(*c))).collect(),
+    })
 }

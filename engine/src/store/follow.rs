@@ -106,7 +106,7 @@ impl Store {
         }
         drop(commit);
         let appended = appended?;
-        self.news.tell();
+        self.shared.hook.call();
         Ok(appended)
     }
 
@@ -137,7 +137,7 @@ impl Store {
         self.check()?;
         commit.writers[usize::from(shard.0)].seal_verbatim(segment, footer)?;
         drop(commit);
-        self.news.tell();
+        self.shared.hook.call();
         Ok(())
     }
 
@@ -174,7 +174,7 @@ impl Store {
             if mark.timestamp > self.watermarks.visible() {
                 self.watermarks.publish_to(&mark);
                 self.watermarks.commit_to(&mark);
-                self.news.tell();
+                self.shared.hook.call();
             }
         }
         here

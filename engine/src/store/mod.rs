@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     /// Wakes background work.
     pub wake: Arc<dyn Fn() + Send + Sync>,
     pub node: crate::node::NodeIdentity,
+    /// Called after anything new is in a log or committed.
+    pub hook: Arc<Hook>,
 }
 
 /// One dataset's state.
@@ -107,8 +109,6 @@ pub(crate) struct Store {
     epoch_file: Mutex<EpochFile>,
     /// Per shard, the first sequence that some follower still needs; `u64::MAX` where none does.
     floors: Vec<AtomicU64>,
-    /// Called after anything new is in the log or committed: shippers and change feeds wait here.
-    news: News,
     counters: Counters,
     report: RecoveryReport,
     /// Per shard, who led which part of the log, oldest first.
@@ -138,33 +138,19 @@ struct Pressure {
     changed: Condvar,
 }
 
-/// A count that rises with every piece of news, and a place to wait for the next one.
+/// Tells whoever wants to know that something is new, in any dataset: the shipping driver.
 #[derive(Default)]
-pub(crate) struct News {
-    count: Mutex<u64>,
-    changed: Condvar,
-}
+pub(crate) struct Hook(RwLock<Option<Arc<dyn Fn() + Send + Sync>>>);
 
-impl News {
-    /// Tells everyone who waits.
-    pub fn tell(&self) {
-        *self.count.lock() += 1;
-        self.changed.notify_all();
+impl Hook {
+    pub fn set(&self, hook: Option<Arc<dyn Fn() + Send + Sync>>) {
+        *self.0.write() = hook;
     }
 
-    /// The count so far.
-    pub fn count(&self) -> u64 {
-        *self.count.lock()
-    }
-
-    /// Waits until the count passes `seen`, at most `timeout_ms`. Returns the count.
-    pub fn wait(&self, seen: u64, timeout_ms: u64) -> u64 {
-        let mut count = self.count.lock();
-        if *count <= seen {
-            let timeout = std::time::Duration::from_millis(timeout_ms);
-            self.changed.wait_for(&mut count, timeout);
+    pub fn call(&self) {
+        if let Some(hook) = &*self.0.read() {
+            hook();
         }
-        *count
     }
 }
 
@@ -238,12 +224,29 @@ impl Store {
         &self.watermarks
     }
 
-    pub fn news(&self) -> &News {
-        &self.news
-    }
-
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Who this node is.
+    pub fn node(&self) -> crate::node::NodeIdentity {
+        self.shared.node
+    }
+
+    /// The last record before the part of a shard's log that reaches to its end without a gap, and
+    /// the chain value there.
+    pub fn base_of(&self, shard: ShardId) -> (u64, u32) {
+        let segments = self.log(shard).segments();
+        let mut base = (0, 0);
+        let mut next = None;
+        for segment in segments.iter().rev() {
+            if next.is_some_and(|next| segment.last_seq() + 1 != next) {
+                break;
+            }
+            next = Some(segment.first_seq());
+            base = (segment.first_seq() - 1, segment.header().prev_crc);
+        }
+        base
     }
 
     /// What recovery found and did.
@@ -300,7 +303,7 @@ impl Store {
         // The first failure is the one that counts.
         let _ = self.stopped.set(error);
         self.pressure.changed.notify_all();
-        self.news.tell();
+        self.shared.hook.call();
     }
 
     /// Fails where the store was stopped or closed.
@@ -323,7 +326,7 @@ impl Store {
             return Ok(());
         }
         self.pressure.changed.notify_all();
-        self.news.tell();
+        self.shared.hook.call();
         if self.stopped.get().is_some() || self.logs.iter().any(|log| log.check().is_err()) {
             return Ok(());
         }

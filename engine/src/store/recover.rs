@@ -29,7 +29,7 @@ use super::epoch::EpochFile;
 use super::follow::Pending;
 use super::view::{MemLevel, Run, View};
 use super::watermarks::{Mark, Watermarks};
-use super::{Commit, MarksFile, News, Pressure, Role, Shared, Store};
+use super::{Commit, MarksFile, Pressure, Role, Shared, Store};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{EpochEntry, Manifest};
@@ -48,6 +48,9 @@ pub struct RecoveryReport {
     pub warnings: Vec<String>,
 }
 
+/// The lineage of a follower that has not met its leader yet.
+pub(crate) const NO_LINEAGE: [u8; 16] = [0; 16];
+
 /// How to open a dataset.
 pub(crate) struct Opening<'a> {
     pub shared: Shared,
@@ -56,6 +59,8 @@ pub(crate) struct Opening<'a> {
     pub role: Role,
     /// Per shard, where the history forks and everything behind is to be cut.
     pub forks: Option<Vec<u64>>,
+    /// The epoch that this node was elected for.
+    pub elected: Option<Epoch>,
 }
 
 impl Opening<'_> {
@@ -135,7 +140,6 @@ impl Opening<'_> {
             closed: Default::default(),
             epoch_file: Mutex::new(epoch_file),
             floors,
-            news: News::default(),
             counters: Default::default(),
             report,
             pending: Mutex::new(pending),
@@ -149,7 +153,20 @@ impl Opening<'_> {
     fn manifest(&self) -> Result<Manifest> {
         let disk = self.shared.env.disk.as_ref();
         let path = files::manifest(self.dir);
-        if let Some(manifest) = Manifest::load(disk, &path)? {
+        if let Some(mut manifest) = Manifest::load(disk, &path)? {
+            if self.role != Role::Reader {
+                // A crash may have left the manifest without the directory of the logs, or the names
+                // of what is read here unsynced; what is removed on its word must not outlive it.
+                let region = files::region(self.dir, manifest.region);
+                disk.create_dir_all(&region)
+                    .during("create directory", &region)?;
+                self.sync_names()?;
+            }
+            if self.role == Role::Leader && manifest.lineage == NO_LINEAGE {
+                // It was to follow and never did: its history begins here.
+                manifest.lineage = self.shared.env.random.next_id();
+                manifest.store(disk, &path)?;
+            }
             return Ok(manifest);
         }
         if self.role == Role::Reader || !self.shared.options.create {
@@ -174,15 +191,26 @@ impl Opening<'_> {
         let manifest = Manifest::new(
             self.id.clone(),
             options.node.region,
-            self.shared.env.random.next_id(),
+            match self.role {
+                // A copy of a history that it will learn from its leader.
+                Role::Follower => NO_LINEAGE,
+                _ => self.shared.env.random.next_id(),
+            },
             options.router.clone(),
             options.entity_rule,
         );
         manifest.store(disk, &path)?;
+        self.sync_names()?;
+        Ok(manifest)
+    }
+
+    /// Makes the names of the dataset and of its files durable.
+    fn sync_names(&self) -> Result<()> {
+        let disk = self.shared.env.disk.as_ref();
         for dir in [self.dir, self.dir.parent().unwrap_or(self.dir)] {
             disk.sync_dir(dir).during("sync directory", dir)?;
         }
-        Ok(manifest)
+        Ok(())
     }
 
     fn check_layout(&self, manifest: &Manifest) -> Result<()> {
@@ -323,6 +351,8 @@ impl Opening<'_> {
                 disk.remove(&path).during("remove", &path)?;
             }
         }
+        let staging = files::staging(self.dir);
+        disk.remove_dir_all(&staging).during("remove", &staging)?;
         let region = files::region(self.dir, manifest.region);
         let entries = match disk.list(&region) {
             Ok(entries) => entries,
@@ -400,6 +430,7 @@ impl Opening<'_> {
             Role::Reader => return Ok(store),
             Role::Follower => {
                 store.sync_recovered()?;
+                store.epoch_file.lock().follow(store.shared.node.node)?;
                 return Ok(store);
             }
             Role::Leader => {}
@@ -412,7 +443,11 @@ impl Opening<'_> {
             .map(|w| w.tail().epoch)
             .max()
             .unwrap_or_default();
-        let epoch = store.epoch_file.lock().open_next(seen)?;
+        let node = store.shared.node.node;
+        let epoch = store
+            .epoch_file
+            .lock()
+            .open_next(seen, self.elected, node)?;
         let start = strandline_wal::control::EpochStart {
             node: store.shared.node.node,
             incarnation: store.shared.node.incarnation,

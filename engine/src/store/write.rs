@@ -75,8 +75,10 @@ impl Store {
         Counters::add(&self.counters.batches, 1);
         Counters::add(&self.counters.records, payload.record_count().into());
         Counters::add(&self.counters.payload_len, payload.bytes().len() as u64);
+        // It is shipped while it is synced here.
+        self.shared.hook.call();
         self.wait_local(written.timestamp, level.local())?;
-        self.news.tell();
+        self.shared.hook.call();
         Ok(written)
     }
 
@@ -311,7 +313,7 @@ impl Store {
         }
         let timestamp = self.watermarks.published_timestamp();
         self.wait_local(timestamp, self.options().durability.local())?;
-        self.news.tell();
+        self.shared.hook.call();
         Ok(self.catalog.number_of(name).expect("it was created above"))
     }
 }

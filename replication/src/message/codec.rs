@@ -18,7 +18,7 @@ use crate::store::Times;
 const MAGIC: [u8; 4] = *b"SDLR";
 
 /// Name, kind byte and length of the fixed part, per message. Held against the tables by a test.
-pub(super) const FIXED: [(&str, u8, usize); 21] = [
+pub(crate) const FIXED: [(&str, u8, usize); 21] = [
     ("Hello", 1, 72),
     ("Welcome", 2, 80),
     ("Refused", 3, 16),

@@ -371,8 +371,11 @@ fn names_that_would_steer_a_terminal_are_refused() {
     assert!(read.text.len() <= TEXT_LEN_MAX && read.text.starts_with("a?[2Jb"));
 }
 
+/// A row of a table: offset, size unless it is a list, field.
+type Row = (usize, Option<usize>, String);
+
 /// The tables of a module's head: name of the thing above the table, its rows.
-fn tables(source: &str) -> Vec<(String, Vec<(usize, Option<usize>, String)>)> {
+fn tables(source: &str) -> Vec<(String, Vec<Row>)> {
     let mut tables: Vec<(String, Vec<_>)> = Vec::new();
     let mut said = String::new();
     let mut in_table = false;

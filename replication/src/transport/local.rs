@@ -207,10 +207,7 @@ impl Network {
             .map(|(c, _)| *c)
             .collect();
         for conn in conns {
-            loop {
-                let Some(pipe) = self.pipes.get_mut(&conn) else {
-                    break;
-                };
+            while let Some(pipe) = self.pipes.get_mut(&conn) {
                 if self.cuts.contains(&(pipe.from.clone(), pipe.to.clone())) {
                     break;
                 }

@@ -1,1 +1,325 @@
-//! x
+//! Real sockets: one listener, and per connection a thread that reads and one that writes.
+//!
+//! Plain TCP has neither secrecy nor authentication, so it goes over loopback and nowhere else:
+//! listening on or connecting to any other address is an error. The only file of this crate that
+//! touches sockets, with its connections in [`conn`].
+//!
+//! What a peer can cost is bounded: the number of connections, the bytes of both queues, the length of
+//! the first frame, and the time in which a frame that has begun must come or go.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use strandline_wal::io::Clock;
+
+use super::{ConnId, Transport, TransportEvent};
+use crate::error::{Error, Result};
+use crate::message::{FRAME_HEADER_LEN, PAYLOAD_LEN_MAX};
+use crate::notify::Notifier;
+
+mod conn;
+
+use conn::Conn;
+
+/// Bytes that one direction of a connection may hold in this process.
+pub const QUEUE_LEN_MAX: usize = 16 << 20;
+
+const _: () = assert!(QUEUE_LEN_MAX > PAYLOAD_LEN_MAX + FRAME_HEADER_LEN);
+
+/// Settings of a TCP transport.
+#[derive(Clone, Debug)]
+pub struct TcpOptions {
+    /// Where to listen; a port of 0 takes any. `None`: others cannot connect.
+    pub listen: Option<SocketAddr>,
+    /// Addresses of nodes by name.
+    pub peers: BTreeMap<String, SocketAddr>,
+    /// Most connections at a time, both ways together.
+    pub conn_count_max: usize,
+    /// A connection comes up within this time, in milliseconds.
+    pub connect_ms: u64,
+    /// The first frame of an accepted connection comes within this time, in milliseconds.
+    pub hello_ms: u64,
+    /// Longest first frame of an accepted connection, in bytes.
+    pub hello_len_max: usize,
+    /// A frame that has begun comes within this time, and while there is something to write some of
+    /// it goes within this time, in milliseconds.
+    pub progress_ms: u64,
+    /// What is queued when a connection is closed goes within this time, in milliseconds.
+    pub drain_ms: u64,
+}
+
+impl Default for TcpOptions {
+    fn default() -> TcpOptions {
+        TcpOptions {
+            listen: None,
+            peers: BTreeMap::new(),
+            conn_count_max: 128,
+            connect_ms: 5_000,
+            hello_ms: 5_000,
+            hello_len_max: 64 << 10,
+            progress_ms: 30_000,
+            drain_ms: 1_000,
+        }
+    }
+}
+
+/// See the module.
+pub struct TcpTransport {
+    shared: Arc<Shared>,
+    conns: BTreeMap<ConnId, Arc<Conn>>,
+    // Closed here, still sending what was queued.
+    ending: Vec<Arc<Conn>>,
+    listener: Option<(SocketAddr, JoinHandle<()>)>,
+}
+
+/// What the threads share.
+struct Shared {
+    options: TcpOptions,
+    clock: Arc<dyn Clock>,
+    notifier: Arc<Notifier>,
+    inbox: Mutex<VecDeque<Arrival>>,
+    conn_next: AtomicU64,
+    conn_count: AtomicUsize,
+    stop: AtomicBool,
+}
+
+enum Arrival {
+    Accepted(Arc<Conn>, SocketAddr),
+    Event(TransportEvent),
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        self.clock.mono_ns() / 1_000_000
+    }
+
+    fn arrive(&self, arrival: Arrival) {
+        self.inbox.lock().push_back(arrival);
+        self.notifier.notify();
+    }
+
+    /// Takes a place for one more connection.
+    fn admit(&self) -> bool {
+        let max = self.options.conn_count_max;
+        let admit = |count: usize| (count < max).then_some(count + 1);
+        self.conn_count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, admit)
+            .is_ok()
+    }
+
+    fn conn_id(&self) -> ConnId {
+        ConnId(self.conn_next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl TcpTransport {
+    /// Starts to listen, where the options say so. `notifier` is the driver's.
+    ///
+    /// # Errors
+    /// [`Error::NotLoopback`], [`Error::Io`].
+    pub fn new(
+        options: TcpOptions,
+        clock: Arc<dyn Clock>,
+        notifier: Arc<Notifier>,
+    ) -> Result<TcpTransport> {
+        let listen = options.listen;
+        let shared = Arc::new(Shared {
+            options,
+            clock,
+            notifier,
+            inbox: Mutex::default(),
+            conn_next: AtomicU64::new(1),
+            conn_count: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let listener = listen
+            .map(|address| start_listener(&shared, address))
+            .transpose()?;
+        Ok(TcpTransport {
+            shared,
+            conns: BTreeMap::new(),
+            ending: Vec::new(),
+            listener,
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().map(|(address, _)| *address)
+    }
+
+    /// Whether no connection has a thread.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.conn_count.load(Ordering::Acquire) == 0
+    }
+
+    /// Joins the threads of connections that have ended.
+    fn reap(&mut self) {
+        self.ending.retain(|conn| !conn.join_if_over());
+    }
+}
+
+fn check_loopback(address: SocketAddr) -> Result<()> {
+    match address.ip().is_loopback() {
+        true => Ok(()),
+        false => Err(Error::NotLoopback { address }),
+    }
+}
+
+fn failed(op: &'static str, what: impl ToString) -> impl FnOnce(io::Error) -> Error {
+    let what = what.to_string();
+    move |source| Error::Io {
+        op,
+        what,
+        source: Arc::new(source),
+    }
+}
+
+fn start_listener(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+) -> Result<(SocketAddr, JoinHandle<()>)> {
+    check_loopback(address)?;
+    let listener = TcpListener::bind(address).map_err(failed("listen on", address))?;
+    let address = listener
+        .local_addr()
+        .map_err(failed("listen on", address))?;
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name("repl-accept".to_owned());
+    let thread = thread.spawn(move || accept_all(&shared, &listener));
+    Ok((
+        address,
+        thread.map_err(failed("start thread", "repl-accept"))?,
+    ))
+}
+
+/// Takes connections until the transport is dropped, which wakes it by connecting.
+fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
+    loop {
+        let accepted = listener.accept();
+        if shared.stop.load(Ordering::Acquire) {
+            return;
+        }
+        match accepted {
+            // One too many is dropped without a word: it costs a stranger a connection and us nothing.
+            Ok((stream, peer)) if peer.ip().is_loopback() && shared.admit() => {
+                if let Ok(conn) = Conn::accepted(shared, stream) {
+                    shared.arrive(Arrival::Accepted(Arc::clone(&conn), peer));
+                    conn.start();
+                } else {
+                    shared.conn_count.fetch_sub(1, Ordering::AcqRel);
+                }
+            }
+            Ok(_) => {}
+            // Out of descriptors, or a connection that ended before it was taken: go on, slowly.
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
+        }
+    }
+}
+
+impl Transport for TcpTransport {
+    fn connect(&mut self, _now: u64, to: &str) -> Result<ConnId> {
+        let address = self.shared.options.peers.get(to).copied();
+        let address = address.ok_or_else(|| Error::UnknownPeer {
+            name: to.to_owned(),
+        })?;
+        check_loopback(address)?;
+        if !self.shared.admit() {
+            let limit = self.shared.options.conn_count_max;
+            return Err(Error::Full {
+                what: "connection table",
+                limit,
+            });
+        }
+        let conn = Conn::connecting(&self.shared, to, address).inspect_err(|_| {
+            self.shared.conn_count.fetch_sub(1, Ordering::AcqRel);
+        })?;
+        let id = conn.id();
+        self.conns.insert(id, conn);
+        Ok(id)
+    }
+
+    fn send(&mut self, _now: u64, conn: ConnId, frame: Vec<u8>) -> Result<()> {
+        match self.conns.get(&conn) {
+            Some(conn) => conn.send(frame),
+            None => Err(Error::unreachable("the peer", "the connection ended")),
+        }
+    }
+
+    fn room(&self, conn: ConnId) -> usize {
+        self.conns.get(&conn).map_or(0, |conn| conn.room())
+    }
+
+    fn poll(&mut self, _now: u64) -> Option<TransportEvent> {
+        loop {
+            let arrival = self.shared.inbox.lock().pop_front();
+            let Some(arrival) = arrival else {
+                self.reap();
+                return None;
+            };
+            match arrival {
+                Arrival::Accepted(conn, peer) => {
+                    let id = conn.id();
+                    self.conns.insert(id, conn);
+                    return Some(TransportEvent::Accepted(id, peer.to_string()));
+                }
+                Arrival::Event(event) => {
+                    let id = match &event {
+                        TransportEvent::Opened(id)
+                        | TransportEvent::Accepted(id, _)
+                        | TransportEvent::Frame(id, _)
+                        | TransportEvent::Closed(id, _) => *id,
+                    };
+                    // What was under way when it was closed here is dropped.
+                    let Some(conn) = self.conns.get(&id) else {
+                        continue;
+                    };
+                    if let TransportEvent::Frame(_, frame) = &event {
+                        conn.taken(frame.len());
+                    }
+                    if let TransportEvent::Closed(..) = &event {
+                        self.ending.extend(self.conns.remove(&id));
+                    }
+                    return Some(event);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, _now: u64, conn: ConnId) {
+        if let Some(conn) = self.conns.remove(&conn) {
+            conn.close();
+            self.ending.push(conn);
+        }
+    }
+
+    fn due_ms(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Drop for TcpTransport {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some((address, thread)) = self.listener.take() {
+            // Wakes the accept; where it fails the listener has failed too and is awake.
+            let _ = TcpStream::connect(address);
+            let _ = thread.join();
+        }
+        for arrival in std::mem::take(&mut *self.shared.inbox.lock()) {
+            if let Arrival::Accepted(conn, _) = arrival {
+                self.ending.push(conn);
+            }
+        }
+        self.ending
+            .extend(std::mem::take(&mut self.conns).into_values());
+        self.ending.iter().for_each(|conn| conn.abort());
+        self.ending.drain(..).for_each(|conn| conn.join());
+    }
+}

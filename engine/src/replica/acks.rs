@@ -1,4 +1,4 @@
-//! Joins a dataset to replication: acknowledgements, shipping, following, changing role.
+//! What followers have confirmed, and the writers that wait for it.
 
 use std::time::Duration;
 

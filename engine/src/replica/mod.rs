@@ -1,0 +1,238 @@
+//! Joins datasets to replication: serving, following, promotion, and what can be seen of it.
+//!
+//! | Part | File |
+//! |------|------|
+//! | a dataset as the driver sees it | `joint` |
+//! | a node: datasets on one driver, acting on its reports | `node` |
+//! | the thread that steps it over TCP | `hub` |
+//! | files for a follower that the log no longer reaches | `bundle` |
+//! | writers that wait for followers | `acks` |
+
+mod acks;
+pub(crate) mod bundle;
+mod hub;
+mod joint;
+mod node;
+
+use std::net::SocketAddr;
+
+use strandline_wal::{DatasetId, Position};
+
+pub(crate) use acks::Acks;
+pub(crate) use hub::Hub;
+pub use node::{Campaign, Node};
+
+use crate::database::Database;
+use crate::dataset::Dataset;
+use crate::error::{Error, Result};
+use crate::store::Role;
+
+/// How to take over a dataset.
+#[derive(Clone, Debug, Default)]
+pub struct Promote {
+    /// Addresses of the other nodes of the list.
+    pub peers: Vec<String>,
+    /// Nodes on the list, this one included.
+    pub node_count: usize,
+    /// Followers that an acknowledged write waited for: promises are needed from
+    /// `node_count - follower_count` nodes, this one included.
+    pub follower_count: usize,
+    /// Ask nobody: what only others hold is lost.
+    pub force: bool,
+}
+
+/// A promotion that succeeded.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Promotion {
+    /// The epoch that this node leads now.
+    pub epoch: u32,
+    /// Per shard, where the log ends.
+    pub positions: Vec<Position>,
+    /// What may be lost by a forced promotion.
+    pub may_be_lost: Option<String>,
+}
+
+/// How a follower stands, as its leader sees it. Lags are in records.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FollowerStatus {
+    /// Its address.
+    pub name: String,
+    /// Who it is.
+    pub node: [u8; 16],
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Per shard, the last sequence in its log.
+    pub received: Vec<u64>,
+    /// Per shard, the last sequence on its disk.
+    pub durable: Vec<u64>,
+    /// Per shard, the last sequence that its readers see.
+    pub applied: Vec<u64>,
+    /// Records written here that it does not have.
+    pub transport_lag: u64,
+    /// Records that it has and does not show.
+    pub apply_lag: u64,
+    /// Age of what its readers see, in milliseconds; 0 where they see everything.
+    pub lag_ms: u64,
+}
+
+/// How a follower stands, as it sees itself.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct FollowStatus {
+    /// Whom it follows.
+    pub leader: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Per shard, where the log ends.
+    pub positions: Vec<Position>,
+    /// Records that it has and does not show.
+    pub apply_lag: u64,
+    /// Why the last connection ended, or why it follows no more.
+    pub last_error: Option<String>,
+    /// What was cut because it forked, and where it was saved.
+    pub last_cut: Option<String>,
+    /// Bundles that replaced its data.
+    pub bundle_count: u64,
+}
+
+/// How a running node stands, asked over the network.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RemoteStatus {
+    /// Its role: `leader`, `follower` or `candidate`.
+    pub role: String,
+    /// The epoch that it leads or follows.
+    pub epoch: u32,
+    /// The address of the leader that it knows.
+    pub leader: String,
+    /// Per shard, where its log ends.
+    pub positions: Vec<Position>,
+}
+
+/// Serves a database's datasets until it is stopped or dropped.
+pub struct Server {
+    database: Database,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// The address that other nodes connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends serving and following; connections are closed.
+    pub fn stop(self) {}
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.database.stop_hub();
+    }
+}
+
+/// Follows a leader until it is stopped, dropped or promoted.
+pub struct Following {
+    dataset: Dataset,
+}
+
+impl Following {
+    /// How it stands.
+    pub fn status(&self) -> FollowStatus {
+        self.dataset.follow_status().unwrap_or_default()
+    }
+
+    /// Ends following; the dataset stays a follower, with what it has.
+    pub fn stop(self) {}
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(hub) = self.dataset.database().hub() {
+            if self.dataset.role() == Role::Follower {
+                hub.retire(&self.dataset);
+            }
+        }
+    }
+}
+
+impl Database {
+    /// Serves the datasets that are open to followers and candidates. Only loopback addresses: the
+    /// connection is not authenticated. Port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// [`Error::Replication`] for another address than loopback, and where it is taken.
+    pub fn serve(&self, listen: &str) -> Result<Server> {
+        let hub = self.start_hub(listen)?;
+        for dataset in self.datasets() {
+            match dataset.role() {
+                Role::Leader => hub.lead(&dataset)?,
+                Role::Follower => hub.follow(&dataset, &[])?,
+                Role::Reader => {}
+            }
+        }
+        Ok(Server {
+            database: self.clone(),
+            address: hub.address(),
+        })
+    }
+
+    /// Makes a dataset a copy of the one that the node at `leader` has, and keeps following. Where
+    /// this dataset has records that the leader does not, they are saved under `divergent/` and cut.
+    ///
+    /// # Errors
+    /// The disk's. An absent leader is none: it is tried again, and [`FollowStatus`] tells.
+    pub fn follow(&self, leader: &str, dataset: &str) -> Result<Following> {
+        let hub = self.start_hub("127.0.0.1:0")?;
+        let dataset = self.follower(dataset)?;
+        hub.follow(&dataset, &[leader.to_owned()])?;
+        Ok(Following { dataset })
+    }
+}
+
+impl Dataset {
+    /// Per shard, where the log ends.
+    pub fn positions(&self) -> Vec<Position> {
+        self.inner().store().positions()
+    }
+
+    /// Takes over: gathers promises, fetches what others have and this node lacks, and starts an
+    /// epoch. The database must serve or follow.
+    ///
+    /// # Errors
+    /// [`Error::Replication`] where too few nodes promise; the disk's.
+    pub fn promote(&self, how: &Promote) -> Result<Promotion> {
+        let hub = match self.database().hub() {
+            Some(hub) => hub,
+            None => self.database().start_hub("127.0.0.1:0")?,
+        };
+        hub.promote(self, how)
+    }
+
+    /// The followers that were seen since this node leads.
+    pub fn followers(&self) -> Vec<FollowerStatus> {
+        let id = self.inner().store().id().clone();
+        self.database()
+            .hub()
+            .map(|hub| hub.followers(&id))
+            .unwrap_or_default()
+    }
+
+    /// How this dataset follows; `None` where it does not.
+    pub fn follow_status(&self) -> Option<FollowStatus> {
+        let hub = self.database().hub()?;
+        (self.role() == Role::Follower).then(|| hub.follow_status(self))
+    }
+}
+
+/// Asks a running node how a dataset of its stands.
+///
+/// # Errors
+/// [`Error::Replication`] where nobody answers within five seconds.
+pub fn remote_status(address: &str, dataset: &str) -> Result<RemoteStatus> {
+    let id = DatasetId::new(dataset).map_err(|error| Error::Argument {
+        what: "dataset name",
+        expected: error.expected.to_owned(),
+        found: error.found,
+    })?;
+    hub::ask_status(address, id)
+}

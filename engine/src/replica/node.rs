@@ -1,0 +1,393 @@
+//! A node of a cluster: a database's datasets on one driver, stepped by hand or by a thread.
+//!
+//! The driver ships and follows; what it reports is acted on here. Stepped by hand, over the local
+//! transport and a simulated disk, a whole cluster runs on one thread.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use strandline_replication::candidate::CandidateOptions;
+use strandline_replication::follower::FollowerOptions;
+use strandline_replication::lag::LagGauges;
+use strandline_replication::leader::LeaderOptions;
+use strandline_replication::message::Wants;
+use strandline_replication::quorum::{Policy, promises_needed};
+use strandline_replication::transport::Transport;
+use strandline_replication::{Command, Driver, NodeId, Notifier, Now, Report};
+use strandline_wal::{DatasetId, Epoch, Position};
+
+use super::joint::Joint;
+use super::{FollowStatus, FollowerStatus, Promotion};
+use crate::dataset::{Dataset, DatasetInner, Reopen};
+use crate::error::{Error, Result};
+use crate::store::Role;
+
+/// Most reports that wait for the next step.
+const REPORT_COUNT_MAX: usize = 4096;
+
+/// Reports of the driver's stores, in order.
+type Reports = Arc<Mutex<VecDeque<(DatasetId, Report)>>>;
+
+/// How a campaign ended, or that it has not.
+#[derive(Clone, Debug, Default)]
+pub enum Campaign {
+    /// None was started, or it goes on.
+    #[default]
+    Open,
+    /// This node leads now.
+    Won(Promotion),
+    /// It does not.
+    Lost(Error),
+}
+
+/// A node of a cluster. See the module.
+pub struct Node {
+    name: String,
+    driver: Driver,
+    reports: Reports,
+    members: BTreeMap<DatasetId, Member>,
+    status: Arc<Mutex<BTreeMap<DatasetId, Observed>>>,
+}
+
+/// A dataset on the driver.
+struct Member {
+    dataset: Arc<DatasetInner>,
+    /// Nodes whose confirmations count.
+    counted: BTreeSet<NodeId>,
+    campaign: Campaign,
+}
+
+/// What the driver told of a dataset.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Observed {
+    pub leader: String,
+    pub connected: bool,
+    pub last_error: Option<String>,
+    pub last_cut: Option<String>,
+    pub bundle_count: u64,
+}
+
+impl Node {
+    /// A node that other nodes reach as `name`. `notifier` is the one that the transport wakes.
+    pub fn new(name: &str, transport: Box<dyn Transport>, notifier: Arc<Notifier>) -> Node {
+        Node {
+            name: name.to_owned(),
+            driver: Driver::new(transport, notifier),
+            reports: Reports::default(),
+            members: BTreeMap::new(),
+            status: Arc::default(),
+        }
+    }
+
+    pub(super) fn gauges(&self) -> Arc<LagGauges> {
+        self.driver.gauges()
+    }
+
+    pub(super) fn observed(&self) -> Arc<Mutex<BTreeMap<DatasetId, Observed>>> {
+        Arc::clone(&self.status)
+    }
+
+    fn joint(&self, dataset: &Arc<DatasetInner>) -> Arc<Joint> {
+        let id = dataset.store().id().clone();
+        let reports = Arc::clone(&self.reports);
+        let report = move |report| {
+            let mut reports = reports.lock();
+            if reports.len() < REPORT_COUNT_MAX {
+                reports.push_back((id.clone(), report));
+            }
+        };
+        Arc::new(Joint::new(Arc::clone(dataset), self.name.clone(), report))
+    }
+
+    fn join(&mut self, dataset: &Arc<DatasetInner>) -> DatasetId {
+        let id = dataset.store().id().clone();
+        let member = Member {
+            dataset: Arc::clone(dataset),
+            counted: BTreeSet::new(),
+            campaign: Campaign::Open,
+        };
+        self.members.entry(id.clone()).or_insert(member);
+        id
+    }
+
+    /// Ships a dataset that this node leads.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] where it follows.
+    pub fn lead(&mut self, now: Now, dataset: &Dataset) -> Result<()> {
+        self.lead_inner(now, dataset.inner())
+    }
+
+    fn lead_inner(&mut self, now: Now, dataset: &Arc<DatasetInner>) -> Result<()> {
+        if dataset.store().role() != Role::Leader {
+            let why = "it follows; promote it to lead";
+            return Err(Error::ReadOnly {
+                what: dataset.store().id().to_string(),
+                why,
+            });
+        }
+        let id = self.join(dataset);
+        let options = LeaderOptions {
+            policy: self.policy(&id),
+            wants: Wants {
+                received: true,
+                durable: true,
+                applied: true,
+            },
+            ..LeaderOptions::default()
+        };
+        self.driver
+            .command(now, Command::Lead(self.joint(dataset), options));
+        Ok(())
+    }
+
+    /// Follows the first of `peers` that leads the dataset.
+    ///
+    /// # Errors
+    /// The disk's, where the dataset must change its role.
+    pub fn follow(&mut self, now: Now, dataset: &Dataset, peers: &[String]) -> Result<()> {
+        let inner = dataset.inner();
+        let id = self.join(inner);
+        self.driver.command(now, Command::Retire(id.clone()));
+        if inner.store().role() != Role::Follower {
+            inner.reopen(Reopen::role(Role::Follower), || Ok(()))?;
+        }
+        let leader = peers.first().cloned().unwrap_or_default();
+        self.status.lock().insert(
+            id,
+            Observed {
+                leader,
+                ..Observed::default()
+            },
+        );
+        let options = FollowerOptions {
+            peers: peers.to_vec(),
+            ..FollowerOptions::default()
+        };
+        self.driver
+            .command(now, Command::Follow(self.joint(inner), options));
+        Ok(())
+    }
+
+    /// Lets go of a dataset: nothing of it is shipped or followed any more.
+    pub fn retire(&mut self, now: Now, dataset: &Dataset) {
+        let id = dataset.inner().store().id().clone();
+        self.members.remove(&id);
+        self.driver.command(now, Command::Retire(id));
+    }
+
+    /// Tries to become the leader: [`Node::campaign_of`] tells how it ends.
+    ///
+    /// # Errors
+    /// The disk's, where the dataset must change its role.
+    pub fn campaign(&mut self, now: Now, dataset: &Dataset, how: &super::Promote) -> Result<()> {
+        let inner = dataset.inner();
+        let id = self.join(inner);
+        self.driver.command(now, Command::Retire(id.clone()));
+        if inner.store().role() != Role::Follower {
+            inner.reopen(Reopen::role(Role::Follower), || Ok(()))?;
+        }
+        self.member(&id).campaign = Campaign::Open;
+        if how.force {
+            let lost = "what only the other nodes hold: none of them was asked".to_owned();
+            return self.take_over(now, &id, None, Some(lost));
+        }
+        let options = CandidateOptions {
+            peers: how.peers.clone(),
+            needed: promises_needed(how.node_count, how.follower_count),
+            ..CandidateOptions::default()
+        };
+        self.driver
+            .command(now, Command::Campaign(self.joint(inner), options));
+        Ok(())
+    }
+
+    /// How the last campaign of a dataset ended.
+    pub fn campaign_of(&self, dataset: &Dataset) -> Campaign {
+        let id = dataset.inner().store().id().clone();
+        self.members
+            .get(&id)
+            .map(|member| member.campaign.clone())
+            .unwrap_or_default()
+    }
+
+    /// How a dataset that follows stands.
+    pub fn follow_status(&self, dataset: &Dataset) -> FollowStatus {
+        let id = dataset.inner().store().id().clone();
+        follow_status(
+            dataset,
+            &self.status.lock().get(&id).cloned().unwrap_or_default(),
+        )
+    }
+
+    /// The followers of a dataset that were seen since this node leads it.
+    pub fn followers(&self, dataset: &Dataset) -> Vec<FollowerStatus> {
+        followers_of(&self.driver.gauges(), dataset.inner().store().id())
+    }
+
+    fn member(&mut self, id: &DatasetId) -> &mut Member {
+        self.members.get_mut(id).expect("the dataset was joined")
+    }
+
+    /// Everyone counts who ever joined, this node among them.
+    fn policy(&self, id: &DatasetId) -> Policy {
+        let member = &self.members[id];
+        let mut nodes: Vec<NodeId> = member.counted.iter().copied().collect();
+        nodes.push(NodeId(member.dataset.store().node().node));
+        Policy::Fixed(nodes)
+    }
+
+    /// Does everything that can be done at `now`; `true` where more is left.
+    pub fn step(&mut self, now: Now) -> bool {
+        let busy = self.driver.step(now);
+        let reports = std::mem::take(&mut *self.reports.lock());
+        let any = !reports.is_empty();
+        for (id, report) in reports {
+            self.act(now, &id, report);
+        }
+        self.keep_log();
+        busy || any
+    }
+
+    /// When [`Node::step`] has something to do, as far as that is known ahead.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.driver.due_ms()
+    }
+
+    fn act(&mut self, now: Now, id: &DatasetId, report: Report) {
+        let Some(member) = self.members.get_mut(id) else {
+            return;
+        };
+        let mut status = self.status.lock();
+        let observed = status.entry(id.clone()).or_default();
+        match report {
+            Report::Joined { node, name } => {
+                observed.connected = true;
+                observed.last_error = None;
+                if member.dataset.store().role() == Role::Leader {
+                    if member.counted.insert(node) {
+                        drop(status);
+                        let policy = self.policy(id);
+                        self.driver
+                            .command(now, Command::Policy(id.clone(), policy));
+                    }
+                } else {
+                    observed.leader = name;
+                }
+            }
+            Report::Left { why, .. } => {
+                observed.connected = false;
+                observed.last_error = Some(why.to_string());
+            }
+            Report::Cut { from, to } => {
+                observed.last_cut = Some(format!(
+                    "shard {}: records {} to {} forked from the leader's and were saved under divergent/",
+                    from.shard,
+                    to.position.seq + 1,
+                    from.position.seq
+                ));
+            }
+            Report::BundleBegun { .. } => {}
+            Report::BundleInstalled { .. } => observed.bundle_count += 1,
+            Report::Stopped { why } => {
+                observed.connected = false;
+                observed.last_error = Some(why.to_string());
+            }
+            Report::Elected { epoch } => {
+                drop(status);
+                if let Err(error) = self.take_over(now, id, Some(epoch), None) {
+                    self.member(id).campaign = Campaign::Lost(error);
+                }
+            }
+            Report::NotElected { why } => {
+                member.campaign = Campaign::Lost(Error::Replication(why.to_string()));
+            }
+        }
+    }
+
+    /// Opens the dataset as its leader and ships it.
+    fn take_over(
+        &mut self,
+        now: Now,
+        id: &DatasetId,
+        elected: Option<Epoch>,
+        may_be_lost: Option<String>,
+    ) -> Result<()> {
+        self.driver.command(now, Command::Retire(id.clone()));
+        let dataset = Arc::clone(&self.member(id).dataset);
+        dataset.reopen(
+            Reopen {
+                role: Role::Leader,
+                forks: None,
+                elected,
+            },
+            || Ok(()),
+        )?;
+        self.lead_inner(now, &dataset)?;
+        let store = dataset.store();
+        let promotion = Promotion {
+            epoch: store.epoch().0,
+            positions: store.positions(),
+            may_be_lost,
+        };
+        self.member(id).campaign = Campaign::Won(promotion);
+        Ok(())
+    }
+
+    /// Tells the stores what their followers still need.
+    fn keep_log(&self) {
+        let gauges = self.driver.gauges();
+        for (id, member) in &self.members {
+            let store = member.dataset.store();
+            for log in store.logs() {
+                let shard = log.id().shard;
+                let floor = gauges
+                    .durable_everywhere(id, shard)
+                    .map_or(u64::MAX, |seq| seq + 1);
+                store.set_floor(shard, floor);
+            }
+        }
+    }
+}
+
+/// The followers of a dataset, as the gauges have them.
+pub(super) fn followers_of(gauges: &LagGauges, id: &DatasetId) -> Vec<FollowerStatus> {
+    let status = |(node, lag): (NodeId, strandline_replication::lag::FollowerLag)| {
+        let of = |field: fn(&strandline_replication::lag::ShardLag) -> u64| {
+            lag.shards.values().map(field).collect::<Vec<u64>>()
+        };
+        FollowerStatus {
+            node: node.0,
+            connected: lag.connected,
+            received: of(|shard| shard.received),
+            durable: of(|shard| shard.durable),
+            applied: of(|shard| shard.applied),
+            transport_lag: of(|shard| shard.transport_seqs).iter().sum(),
+            apply_lag: of(|shard| shard.apply_seqs).iter().sum(),
+            lag_ms: lag.apply_ms,
+            name: lag.name,
+        }
+    };
+    gauges.dataset(id).into_iter().map(status).collect()
+}
+
+/// How a dataset that follows stands.
+pub(super) fn follow_status(dataset: &Dataset, observed: &Observed) -> FollowStatus {
+    let store = dataset.inner().store();
+    let positions: Vec<Position> = store.positions();
+    let applied = store.watermarks().committed();
+    let behind = positions
+        .iter()
+        .zip(&applied.seqs)
+        .map(|(end, seq)| end.seq.saturating_sub(*seq));
+    FollowStatus {
+        leader: observed.leader.clone(),
+        connected: observed.connected,
+        apply_lag: behind.sum(),
+        positions,
+        last_error: observed.last_error.clone(),
+        last_cut: observed.last_cut.clone(),
+        bundle_count: observed.bundle_count,
+    }
+}

@@ -1,0 +1,202 @@
+//! Nodes over the local transport and simulated disks, stepped by hand.
+
+use std::sync::Arc;
+
+use strandline::replica::{Campaign, Node, Promote};
+use strandline::{Background, Database, Dataset, Durability, Options, Role, ShardRouter};
+use strandline_replication::transport::local::LocalNetwork;
+use strandline_replication::{Notifier, Now};
+use strandline_wal::io::sim::{Damage, SimEnv};
+
+struct Machine {
+    name: String,
+    env: SimEnv,
+    db: Database,
+    node: Node,
+}
+
+struct Cluster {
+    network: LocalNetwork,
+    ms: u64,
+    shards: u16,
+}
+
+impl Cluster {
+    fn new(shards: u16) -> Cluster {
+        Cluster {
+            network: LocalNetwork::new(7),
+            ms: 1_000_000,
+            shards,
+        }
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            router: ShardRouter::hash(self.shards).unwrap(),
+            background: Background::Manual,
+            memtable_len_max: 64 << 10,
+            segment_len_start: 64 << 10,
+            segment_len_max: 128 << 10,
+            durability: Durability::Disk,
+            ..Options::default()
+        }
+    }
+
+    fn machine(&self, name: &str, env: SimEnv) -> Machine {
+        let db = self.options().open_with("/db", env.env()).unwrap();
+        let transport = self.network.attach(name);
+        let node = Node::new(name, Box::new(transport), Arc::new(Notifier::default()));
+        Machine {
+            name: name.to_owned(),
+            env,
+            db,
+            node,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono_ms: self.ms,
+            wall_ms: self.ms,
+        }
+    }
+
+    fn run(&mut self, machines: &mut [&mut Machine], ms: u64) {
+        let end = self.ms + ms;
+        while self.ms < end {
+            self.ms += 1;
+            let now = self.now();
+            for machine in machines.iter_mut() {
+                for _ in 0..100 {
+                    if !machine.node.step(now) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn primary(machine: &Machine) -> Dataset {
+    machine.db.dataset("").unwrap()
+}
+
+#[test]
+fn a_follower_becomes_byte_identical_and_takes_over() {
+    for shards in [1, 3] {
+        let mut cluster = Cluster::new(shards);
+        let mut a = cluster.machine("a", SimEnv::new(1));
+        let mut b = cluster.machine("b", SimEnv::new(2));
+        let now = cluster.now();
+        a.node.lead(now, &primary(&a)).unwrap();
+        let follower = b.db.follower("").unwrap();
+        b.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+        let map = a.db.keyspace("map").unwrap();
+        for n in 0..2_000u32 {
+            map.put(n.to_be_bytes(), vec![n as u8; 200]).unwrap();
+            if n % 100 == 0 {
+                cluster.run(&mut [&mut a, &mut b], 5);
+                a.db.run_background(10).unwrap();
+                b.db.run_background(10).unwrap();
+            }
+        }
+        cluster.run(&mut [&mut a, &mut b], 3_000);
+        assert_eq!(primary(&a).positions(), primary(&b).positions());
+        assert_eq!(primary(&b).role(), Role::Follower);
+        let copy = b.db.keyspace("map").unwrap();
+        assert_eq!(copy.iter().count(), 2_000);
+        assert!(copy.put("x", "y").is_err());
+        // The leader dies; the follower asks nobody but itself: two nodes, one of which every write
+        // waited for.
+        cluster.network.detach("a");
+        let how = Promote {
+            peers: vec![],
+            node_count: 2,
+            follower_count: 1,
+            force: false,
+        };
+        b.node.campaign(cluster.now(), &follower, &how).unwrap();
+        cluster.run(&mut [&mut b], 100);
+        let Campaign::Won(promotion) = b.node.campaign_of(&follower) else {
+            panic!("{:?}", b.node.campaign_of(&follower))
+        };
+        assert!(promotion.epoch > 1);
+        let copy = b.db.keyspace("map").unwrap();
+        copy.put("after", "failover").unwrap();
+        // The old leader wrote on, unseen; it comes back and is cut.
+        map.put("lost", "tail").unwrap();
+        drop(map);
+        let old = a.env.crash(1, Damage::KeepAll);
+        drop(a);
+        let mut a = cluster.machine("a", old);
+        let again = a.db.follower("").unwrap();
+        a.node
+            .follow(cluster.now(), &again, &["b".to_owned()])
+            .unwrap();
+        cluster.run(&mut [&mut a, &mut b], 10_000);
+        let status = a.node.follow_status(&again);
+        assert_eq!(
+            primary(&a).positions(),
+            primary(&b).positions(),
+            "{status:?}"
+        );
+        assert!(status.last_cut.is_some(), "{status:?}");
+        let map = a.db.keyspace("map").unwrap();
+        assert_eq!(map.get("after").unwrap().unwrap(), "failover");
+        assert_eq!(map.get("lost").unwrap(), None);
+        let saved = a
+            .env
+            .disk
+            .files()
+            .keys()
+            .filter(|p| p.to_string_lossy().contains("divergent"))
+            .count();
+        assert!(saved >= 1, "the cut tail is kept");
+    }
+}
+
+#[test]
+fn a_follower_that_the_log_no_longer_reaches_gets_a_bundle() {
+    let mut cluster = Cluster::new(2);
+    let mut a = cluster.machine("a", SimEnv::new(1));
+    let map = a.db.keyspace("map").unwrap();
+    for n in 0..4_000u32 {
+        let len = if n % 20 == 0 { 6_000 } else { 150 };
+        map.put_with((n % 900).to_be_bytes(), vec![n as u8; len], Durability::Os)
+            .unwrap();
+    }
+    a.db.flush().unwrap();
+    primary(&a).compact().unwrap();
+    for n in 0..50u32 {
+        map.put((5_000 + n).to_be_bytes(), "later").unwrap();
+    }
+    let mut b = cluster.machine("b", SimEnv::new(2));
+    let now = cluster.now();
+    a.node.lead(now, &primary(&a)).unwrap();
+    let follower = b.db.follower("").unwrap();
+    b.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+    cluster.run(&mut [&mut a, &mut b], 5_000);
+    for n in 0..50u32 {
+        map.put((6_000 + n).to_be_bytes(), "even later").unwrap();
+    }
+    cluster.run(&mut [&mut a, &mut b], 3_000);
+    assert_eq!(
+        primary(&a).positions(),
+        primary(&b).positions(),
+        "{}",
+        b.name
+    );
+    let copy = b.db.keyspace("map").unwrap();
+    let (ours, theirs): (Vec<_>, Vec<_>) = (
+        map.iter()
+            .map(|e| e.unwrap())
+            .map(|(k, v)| (k, v.to_vec()))
+            .collect(),
+        copy.iter()
+            .map(|e| e.unwrap())
+            .map(|(k, v)| (k, v.to_vec()))
+            .collect(),
+    );
+    assert_eq!(ours.len(), 1_000);
+    assert!(ours == theirs);
+}

@@ -1,0 +1,304 @@
+//! The same promises over real sockets and real files.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use strandline_wal::Epoch;
+use strandline_wal::io::Env;
+
+use super::S0;
+use crate::driver::{Command, Driver, DriverHandle};
+use crate::error::Error;
+use crate::follower::FollowerOptions;
+use crate::leader::LeaderOptions;
+use crate::message::Wants;
+use crate::notify::Notifier;
+use crate::quorum::{Level, Policy};
+use crate::store::{FollowerStore, LogSource};
+use crate::testing::{Setup, TestStore, node};
+use crate::transport::tcp::{TcpOptions, TcpTransport};
+use crate::transport::{Transport, TransportEvent};
+
+const ANY: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+/// A driver on its own thread.
+struct Running {
+    handle: DriverHandle,
+    thread: Option<JoinHandle<()>>,
+    address: Option<SocketAddr>,
+}
+
+fn run(notifier: &Arc<Notifier>, options: TcpOptions) -> Running {
+    let env = Env::real();
+    let transport =
+        TcpTransport::new(options, Arc::clone(&env.clock), Arc::clone(notifier)).unwrap();
+    let address = transport.local_addr();
+    let mut driver = Driver::new(Box::new(transport), Arc::clone(notifier));
+    let handle = driver.handle();
+    let thread = std::thread::spawn(move || driver.run(env.clock.as_ref()));
+    Running {
+        handle,
+        thread: Some(thread),
+        address,
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.handle.stop();
+        let ended = self.thread.take().unwrap().join();
+        assert!(
+            ended.is_ok() || std::thread::panicking(),
+            "the driver does not panic"
+        );
+    }
+}
+
+fn peers(name: &str, address: SocketAddr) -> BTreeMap<String, SocketAddr> {
+    BTreeMap::from([(name.to_owned(), address)])
+}
+
+/// Waits, with the thread's time given away, until something holds.
+fn until(holds: impl Fn() -> bool) {
+    let clock = Env::real().clock;
+    let end = clock.mono_ns() + 60_000_000_000;
+    while !holds() {
+        assert!(clock.mono_ns() < end, "it did not happen within a minute");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn two_processes_worth_of_drivers_replicate_real_files() {
+    let (dir_a, dir_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let env = Env::real();
+    let mut setup = Setup::new("a");
+    setup.level = Some(Level::Durable(1));
+    let leader = TestStore::lead(&env, dir_a.path(), setup, Epoch(1)).unwrap();
+    let follower = TestStore::follow(&env, dir_b.path(), Setup::new("b")).unwrap();
+
+    let listen = TcpOptions {
+        listen: Some(ANY.into()),
+        ..TcpOptions::default()
+    };
+    let a = run(&leader.notifier, listen);
+    let policy = Policy::Fixed(vec![node("a"), node("b")]);
+    let wants = Wants {
+        durable: true,
+        ..Wants::default()
+    };
+    let options = LeaderOptions {
+        policy,
+        wants,
+        ..LeaderOptions::default()
+    };
+    a.handle
+        .call(Command::Lead(leader.clone(), options))
+        .unwrap();
+
+    let dial = TcpOptions {
+        peers: peers("a", a.address.unwrap()),
+        ..TcpOptions::default()
+    };
+    let b = run(&follower.notifier, dial);
+    let options = FollowerOptions {
+        peers: vec!["a".to_owned()],
+        ..FollowerOptions::default()
+    };
+    b.handle
+        .call(Command::Follow(follower.clone(), options))
+        .unwrap();
+
+    for n in 0..500u32 {
+        leader.write(S0, &n.to_le_bytes().repeat(100)).unwrap();
+    }
+    // Longer than a frame, and than what is written inline.
+    let seq = leader.write(S0, &vec![3; 10 << 20]).unwrap();
+    leader.sync(S0).unwrap();
+    leader.notifier.notify();
+    until(|| leader.confirmed_at(S0, Level::Durable(1)) == seq);
+    until(|| follower.applied(S0) == seq);
+    assert!(leader.image(S0) == follower.image(S0));
+
+    // The driver lets go of a store when it is told to.
+    b.handle
+        .call(Command::Retire(follower.identity().dataset))
+        .unwrap();
+    leader.write(S0, b"more").unwrap();
+    drop((a, b));
+    assert_eq!(follower.log(S0).last_seq(), seq);
+    let names = |dir: &tempfile::TempDir| {
+        let names = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name());
+        let mut names: Vec<_> = names
+            .filter(|n| n.to_string_lossy().starts_with("wal-"))
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&dir_a), names(&dir_b));
+}
+
+fn transport(options: TcpOptions) -> crate::Result<TcpTransport> {
+    TcpTransport::new(options, Env::real().clock, Arc::default())
+}
+
+#[test]
+fn addresses_beyond_loopback_are_refused_both_ways() {
+    let far: SocketAddr = ([192, 0, 2, 1], 4000).into();
+    for address in [far, ([0, 0, 0, 0], 0).into(), "[::]:0".parse().unwrap()] {
+        let refused = transport(TcpOptions {
+            listen: Some(address),
+            ..TcpOptions::default()
+        });
+        assert!(
+            matches!(refused.err(), Some(Error::NotLoopback { .. })),
+            "{address}"
+        );
+    }
+    let options = TcpOptions {
+        peers: peers("far", far),
+        ..TcpOptions::default()
+    };
+    let mut dial = transport(options).unwrap();
+    assert!(matches!(
+        dial.connect(0, "far"),
+        Err(Error::NotLoopback { .. })
+    ));
+    assert!(matches!(
+        dial.connect(0, "nobody"),
+        Err(Error::UnknownPeer { .. })
+    ));
+}
+
+fn wait_for(transport: &mut TcpTransport) -> TransportEvent {
+    let clock = Env::real().clock;
+    let end = clock.mono_ns() + 60_000_000_000;
+    loop {
+        if let Some(event) = transport.poll(0) {
+            return event;
+        }
+        assert!(clock.mono_ns() < end, "nothing came within a minute");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_stranger_that_says_nothing_or_too_much_is_dropped() {
+    let options = TcpOptions {
+        listen: Some(ANY.into()),
+        hello_ms: 50,
+        ..TcpOptions::default()
+    };
+    let mut listen = transport(options).unwrap();
+    let address = listen.local_addr().unwrap();
+    let silent = TcpStream::connect(address).unwrap();
+    assert!(matches!(
+        wait_for(&mut listen),
+        TransportEvent::Accepted(..)
+    ));
+    assert!(matches!(wait_for(&mut listen), TransportEvent::Closed(..)));
+    drop(silent);
+    let mut loud = TcpStream::connect(address).unwrap();
+    let mut header = [0; 24];
+    header[4..8].copy_from_slice(&(1u32 << 20).to_le_bytes());
+    loud.write_all(&header).unwrap();
+    assert!(matches!(
+        wait_for(&mut listen),
+        TransportEvent::Accepted(..)
+    ));
+    let TransportEvent::Closed(_, why) = wait_for(&mut listen) else {
+        panic!("it is closed")
+    };
+    assert!(
+        matches!(
+            why,
+            Error::Damaged {
+                what: "length of the first frame",
+                ..
+            }
+        ),
+        "{why}"
+    );
+    let mut rest = Vec::new();
+    assert!(loud.read_to_end(&mut rest).is_err() || rest.is_empty());
+}
+
+#[test]
+fn connections_past_the_limit_are_dropped_and_their_places_come_back() {
+    let options = TcpOptions {
+        listen: Some(ANY.into()),
+        conn_count_max: 2,
+        ..TcpOptions::default()
+    };
+    let mut listen = transport(options).unwrap();
+    let address = listen.local_addr().unwrap();
+    for _ in 0..3 {
+        let held: Vec<_> = (0..2)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let accepted: Vec<_> = (0..2).map(|_| wait_for(&mut listen)).collect();
+        assert!(
+            accepted
+                .iter()
+                .all(|event| matches!(event, TransportEvent::Accepted(..)))
+        );
+        let mut third = TcpStream::connect(address).unwrap();
+        assert_eq!(third.read(&mut [0]).unwrap_or(0), 0, "it is closed at once");
+        drop(held);
+        let closed: Vec<_> = (0..2).map(|_| wait_for(&mut listen)).collect();
+        assert!(
+            closed
+                .iter()
+                .all(|event| matches!(event, TransportEvent::Closed(..)))
+        );
+        until(|| listen.is_idle());
+    }
+}
+
+#[test]
+fn what_was_queued_before_a_close_still_arrives() {
+    let options = TcpOptions {
+        listen: Some(ANY.into()),
+        ..TcpOptions::default()
+    };
+    let mut listen = transport(options).unwrap();
+    let peers = peers("a", listen.local_addr().unwrap());
+    let mut dial = transport(TcpOptions {
+        peers,
+        ..TcpOptions::default()
+    })
+    .unwrap();
+    let conn = dial.connect(0, "a").unwrap();
+    assert!(matches!(wait_for(&mut dial), TransportEvent::Opened(_)));
+    let mut link = crate::message::Link::default();
+    let frames: Vec<_> = (0..50)
+        .map(|n| {
+            let bytes = vec![n as u8; if n == 0 { 100 } else { 100_000 }];
+            link.seal(&crate::message::Message::BundleData {
+                file: n,
+                at: 0,
+                bytes,
+            })
+        })
+        .collect();
+    frames
+        .iter()
+        .for_each(|frame| dial.send(0, conn, frame.clone()).unwrap());
+    dial.close(0, conn);
+    assert!(matches!(
+        wait_for(&mut listen),
+        TransportEvent::Accepted(..)
+    ));
+    for frame in &frames {
+        let TransportEvent::Frame(_, came) = wait_for(&mut listen) else {
+            panic!("it came")
+        };
+        assert!(came == *frame);
+    }
+    assert!(matches!(wait_for(&mut listen), TransportEvent::Closed(..)));
+}

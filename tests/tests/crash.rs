@@ -1,0 +1,85 @@
+//! Deaths at every call of reference workloads, with every damage that the crash model knows.
+
+use strandline_tests::sweep::{Depth, sweep};
+use strandline_tests::{seed, workload};
+
+/// Sweeps a workload, which must do the named things, or its sweep proves little.
+fn judge(name: &str, reaches: &[&str]) {
+    let depth = match seed::is_long() {
+        true => Depth {
+            seed_count: 16,
+            nested_one_in: 4,
+            nested_count: 8,
+        },
+        false => Depth {
+            seed_count: 3,
+            nested_one_in: 24,
+            nested_count: 3,
+        },
+    };
+    let base = seed::base(7);
+    match sweep(&workload::named(name), base, depth) {
+        Ok(tally) => {
+            println!("crash sweep, {name}: seed {base}, {}", tally.line());
+            for what in reaches {
+                assert!(tally.count(what) > 0, "{name}: no {what}");
+            }
+            for what in [
+                "unsynced commits kept",
+                "unsynced commits lost",
+                "nested recoveries",
+            ] {
+                assert!(tally.count(what) > 0, "{name}: no {what}");
+            }
+        }
+        Err(error) => panic!("STRANDLINE_SEED={base}\ncrash sweep, {name}: {error}"),
+    }
+}
+
+#[test]
+fn rolls_flushes_and_compactions_survive() {
+    judge(
+        "roll, flush, compact",
+        &[
+            "flushes",
+            "compactions",
+            "segments recycled",
+            "segments removed",
+            "cuts",
+        ],
+    );
+}
+
+#[test]
+fn batches_across_shards_survive_whole() {
+    judge("cross-shard batches", &["flushes", "cuts"]);
+}
+
+#[test]
+fn an_unsynced_window_over_two_segments_survives_as_a_prefix() {
+    judge("os window over two segments", &["cuts"]);
+    judge("os without images", &["cuts"]);
+}
+
+#[test]
+fn large_values_survive_their_collection() {
+    judge(
+        "large values and their collection",
+        &[
+            "flushes",
+            "compactions",
+            "values moved",
+            "segments recycled",
+        ],
+    );
+}
+
+#[test]
+fn several_lives_with_marks_survive() {
+    judge("reopens and marks", &["reopens"]);
+}
+
+#[test]
+fn four_shards_by_ranges_survive() {
+    judge("four ranges", &["flushes", "compactions"]);
+}
