@@ -200,3 +200,42 @@ fn a_follower_that_the_log_no_longer_reaches_gets_a_bundle() {
     assert_eq!(ours.len(), 1_000);
     assert!(ours == theirs);
 }
+
+#[test]
+fn three_nodes_over_real_sockets_fail_over_without_losing_what_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |name: &str| Options::default().open(dir.path().join(name)).unwrap();
+    let (a, b, c) = (open("a"), open("b"), open("c"));
+    let server = {
+        a.dataset("").unwrap();
+        a.serve("127.0.0.1:0").unwrap()
+    };
+    assert!(a.serve("127.0.0.1:0").is_err(), "it serves already");
+    assert!(b.serve("0.0.0.0:0").is_err(), "only loopback");
+    let leader = server.address().to_string();
+    let following = [
+        b.follow(&leader, "").unwrap(),
+        c.follow(&leader, "").unwrap(),
+    ];
+    let map = a.keyspace("map").unwrap();
+    for n in 0..200u32 {
+        map.put_with(n.to_be_bytes(), "value", Durability::Durable(1))
+            .unwrap();
+    }
+    assert_eq!(a.dataset("").unwrap().followers().len(), 2);
+    drop((server, map));
+    a.close().unwrap();
+    drop(a);
+    drop(following);
+    let how = Promote {
+        peers: vec![c.serve("127.0.0.1:0").unwrap().address().to_string()],
+        node_count: 3,
+        follower_count: 1,
+        force: true,
+    };
+    let promoted = b.dataset("").unwrap();
+    promoted.promote(&how).unwrap();
+    assert_eq!(promoted.role(), Role::Leader);
+    let map = b.keyspace("map").unwrap();
+    map.put("after", "failover").unwrap();
+}

@@ -240,15 +240,9 @@ pub struct Follower {
 const CLOCK_COUNT_MAX: usize = 64;
 
 impl Follower {
-    /// A follower that connects at its first tick.
-    ///
-    /// # Panics
-    /// Without peers.
+    /// A follower that connects at its first tick. Without peers it stays where it is: its node
+    /// answers candidates and status calls all the same.
     pub fn new(options: FollowerOptions) -> Follower {
-        assert!(
-            !options.peers.is_empty(),
-            "a follower needs someone to follow"
-        );
         Follower {
             state: State::Idle,
             conn: None,
@@ -358,6 +352,7 @@ impl Follower {
     pub fn due_ms(&self) -> Option<u64> {
         match self.state {
             State::Stopped => None,
+            State::Idle if self.options.peers.is_empty() => None,
             State::Idle => Some(self.retry_ms),
             State::Following => {
                 let sync = self.streams.values().any(|stream| stream.unsynced);
@@ -723,7 +718,7 @@ impl Follower {
     fn tick(&mut self, now: u64) {
         match self.state {
             State::Stopped => {}
-            State::Idle if now < self.retry_ms => {}
+            State::Idle if now < self.retry_ms || self.options.peers.is_empty() => {}
             State::Idle => {
                 self.state = State::Connecting;
                 (self.heard_ms, self.told_ms) = (now, now);

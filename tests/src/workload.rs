@@ -105,16 +105,19 @@ fn os_without_images() -> Case {
 
 /// Values that stay in their segments, are overwritten, and are moved out of mostly dead ones.
 fn large_values() -> Case {
-    let mut ops = Vec::new();
-    for round in 0..3 {
-        for n in 0..5 {
-            ops.push(put(n, 12_000 + round, Os));
-        }
-        ops.push(Op::Flush);
-    }
-    ops.extend([put(7, 12_000, Disk), put(1, 10, Os), Op::Compact]);
-    ops.extend((0..4).map(|n| put(n + 4, 15_000, Os)));
-    ops.extend([Op::Flush, Op::Compact]);
+    let mut ops: Vec<Op> = (0..5).map(|n| put(n, 12_000, Os)).collect();
+    ops.push(Op::Flush);
+    // Most of the first segment dies, and two compactions later its survivors move.
+    ops.extend([0, 1, 2, 5, 6].map(|n| put(n, 12_500, Os)));
+    ops.extend([Op::Flush, put(7, 12_000, Disk), Op::Compact]);
+    ops.extend([put(8, 15_000, Os), Op::Compact]);
+    ops.extend((0..9).map(|n| put(n, 15_000, Os)));
+    ops.extend([
+        Op::Flush,
+        Op::Compact,
+        put(3, 15_000, Os),
+        put(4, 40_000, Disk),
+    ]);
     script(small_options(), ops)
 }
 
@@ -150,7 +153,7 @@ fn four_ranges() -> Case {
             _ => Op::Put(n % 2, rng.below(10), rng.within(0, 9_000), level),
         });
     }
-    ops.push(Op::Flush);
+    ops.extend([Op::Flush, put(1, 3_000, Os), Op::Compact, put(2, 10, Os)]);
     let options = Options {
         router: ranges(4),
         entity_rule: EntityRule::KeyHash,

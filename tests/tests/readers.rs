@@ -36,8 +36,8 @@ fn write_round(db: &Database, round: u32, level: Durability) {
     let map = db.keyspace("map").unwrap();
     for n in 0..KEY_COUNT {
         map.put_with(key(n), value(n, round), level).unwrap();
+        db.run_background(1).unwrap();
     }
-    db.run_background(64).unwrap();
 }
 
 fn judge(durability: Durability) {

@@ -55,8 +55,9 @@ impl Pool {
         let spare = {
             let mut spares = self.spares.lock();
             let fits = |spare: &Spare| {
+                // A retired file ends where its last segment was sealed, a little below its capacity.
                 spare.path.parent() == Some(dir)
-                    && (capacity..=capacity.saturating_mul(2)).contains(&spare.len)
+                    && (capacity / 2..=capacity.saturating_mul(2)).contains(&spare.len)
             };
             spares
                 .iter()
@@ -64,23 +65,34 @@ impl Pool {
                 .map(|at| spares.swap_remove(at))
         };
         match spare {
-            Some(spare) => {
-                let file = self
-                    .env
-                    .disk
-                    .open(&spare.path, Access::Write)
-                    .during("open", &spare.path)?;
-                Ok((spare.path, file))
-            }
+            Some(spare) => match self.ready(&spare, capacity) {
+                Ok(file) => Ok((spare.path, file)),
+                Err(error) => {
+                    self.spares.lock().push(spare);
+                    Err(error)
+                }
+            },
             None => self.create(dir, capacity),
         }
+    }
+
+    /// Opens a spare and allocates what it lacks.
+    fn ready(&self, spare: &Spare, capacity: u64) -> Result<Arc<dyn File>> {
+        let path = &spare.path;
+        let file = self
+            .env
+            .disk
+            .open(path, Access::Write)
+            .during("open", path)?;
+        fill_zeros(file.as_ref(), spare.len, capacity).during("allocate", path)?;
+        Ok(file)
     }
 
     fn create(&self, dir: &Path, capacity: u64) -> Result<(PathBuf, Arc<dyn File>)> {
         let name = format!("{PREFIX}{:016x}{SUFFIX}", self.env.random.next_u64());
         let path = dir.join(name);
         let file = self.env.disk.create(&path).during("create", &path)?;
-        if let Err(error) = fill_zeros(file.as_ref(), capacity) {
+        if let Err(error) = fill_zeros(file.as_ref(), 0, capacity) {
             drop(file);
             // The first failure is the one to report; the file is removed at the next open anyway.
             let _ = self.env.disk.remove(&path);

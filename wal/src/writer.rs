@@ -795,15 +795,15 @@ fn nonzero(nonce: u32) -> u32 {
     nonce.max(1)
 }
 
-/// Writes zeros over the first `len` bytes of a file, so that later writes allocate nothing.
-pub(crate) fn fill_zeros(file: &dyn File, len: u64) -> std::io::Result<()> {
+/// Writes zeros over a file from `at` to `end`, so that later writes allocate nothing.
+pub(crate) fn fill_zeros(file: &dyn File, mut at: u64, end: u64) -> std::io::Result<()> {
     const STEP: usize = 256 << 10;
-    let zeros = vec![0; STEP.min(usize::try_from(len).unwrap_or(STEP))];
-    let mut at = 0;
-    while at < len {
-        let step = zeros.len().min(usize::try_from(len - at).unwrap_or(STEP));
-        write_all_at(file, &zeros[..step], at)?;
-        at += step as u64;
+    let step_len = |at: u64| usize::try_from(end.saturating_sub(at)).map_or(STEP, |n| n.min(STEP));
+    let zeros = vec![0; step_len(at)];
+    while at < end {
+        let step = &zeros[..step_len(at)];
+        write_all_at(file, step, at)?;
+        at += step.len() as u64;
     }
     Ok(())
 }

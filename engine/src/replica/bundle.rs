@@ -376,10 +376,12 @@ impl Sink {
     }
 
     fn take_over(&mut self) -> Result<Vec<ShardEnd>> {
-        let receiving = self.receiving.take();
-        let receiving = receiving
-            .filter(|receiving| receiving.place.file as usize == receiving.plan.files.len())
-            .ok_or_else(|| Error::Replication("a bundle that is not complete".to_owned()))?;
+        let is_complete = |r: &Receiving| r.place.file as usize == r.plan.files.len();
+        if !self.receiving.take().as_ref().is_some_and(is_complete) {
+            return Err(Error::Replication(
+                "a bundle that is not complete".to_owned(),
+            ));
+        }
         let staging = self.staging();
         let disk = self.env.disk.as_ref();
         let manifest = Manifest::load(disk, &files::manifest(&staging))?

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use strandline_replication::lag::LagGauges;
 use strandline_replication::message::{Hello, Link, Message, Purpose, Role, VERSIONS};
-use strandline_replication::transport::tcp::TcpTransport;
+use strandline_replication::transport::tcp::{TcpOptions, TcpTransport};
 use strandline_replication::transport::{Transport, TransportEvent};
 use strandline_replication::{Incarnation, Lineage, NodeId, Notifier, Now};
 use strandline_wal::io::{Clock, Env};
@@ -41,7 +42,8 @@ pub(crate) struct Hub {
     observed: Arc<Mutex<std::collections::BTreeMap<DatasetId, Observed>>>,
     hook: Arc<Hook>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    stopped: Arc<std::sync::atomic::AtomicBool>,
+    stopped: Arc<AtomicBool>,
+    serving: AtomicBool,
 }
 
 fn failed(error: strandline_replication::Error) -> Error {
@@ -51,8 +53,18 @@ fn failed(error: strandline_replication::Error) -> Error {
 impl Hub {
     pub fn start(env: &Env, listen: &str, hook: Arc<Hook>) -> Result<Hub> {
         let notifier = Arc::new(Notifier::default());
-        let transport = TcpTransport::listen(listen, Arc::clone(&notifier)).map_err(failed)?;
-        let address = transport.address();
+        let wanted: SocketAddr = listen.parse().map_err(|_| Error::Argument {
+            what: "address to listen on",
+            expected: "an address and a port, as 127.0.0.1:0".to_owned(),
+            found: listen.to_owned(),
+        })?;
+        let options = TcpOptions {
+            listen: Some(wanted),
+            ..TcpOptions::default()
+        };
+        let transport = TcpTransport::new(options, Arc::clone(&env.clock), Arc::clone(&notifier))
+            .map_err(failed)?;
+        let address = transport.local_addr().expect("it listens");
         let node = Node::new(
             &address.to_string(),
             Box::new(transport),
@@ -60,7 +72,7 @@ impl Hub {
         );
         let (gauges, observed) = (node.gauges(), node.observed());
         let (calls, queue) = sync_channel(CALL_COUNT_MAX);
-        let stopped = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = Arc::new(AtomicBool::new(false));
         let wake = Arc::clone(&notifier);
         hook.set(Some(Arc::new(move || wake.notify())));
         let run = Running {
@@ -84,11 +96,17 @@ impl Hub {
             hook,
             thread,
             stopped,
+            serving: AtomicBool::new(false),
         })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Marks the node as one that serves; `false` where it was already.
+    pub fn claim_serving(&self) -> bool {
+        !self.serving.swap(true, Ordering::AcqRel)
     }
 
     /// Runs something on the node's thread and returns what it returns.
@@ -158,8 +176,7 @@ impl Hub {
     /// Stops and joins the thread. Idempotent.
     pub fn stop(&self) {
         self.hook.set(None);
-        self.stopped
-            .store(true, std::sync::atomic::Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
         self.notifier.notify();
         let thread = self.thread.lock().take();
         // The last owner of the database may be a call that runs on the thread itself.
@@ -182,12 +199,12 @@ struct Running {
     queue: Receiver<Call>,
     clock: Arc<dyn Clock>,
     notifier: Arc<Notifier>,
-    stopped: Arc<std::sync::atomic::AtomicBool>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Running {
     fn run(mut self) {
-        while !self.stopped.load(std::sync::atomic::Ordering::Acquire) {
+        while !self.stopped.load(Ordering::Acquire) {
             self.notifier.rearm();
             let now = now(self.clock.as_ref());
             while let Ok(call) = self.queue.try_recv() {
@@ -213,8 +230,9 @@ fn now(clock: &dyn Clock) -> Now {
 pub(super) fn ask_status(address: &str, dataset: DatasetId) -> Result<RemoteStatus> {
     let env = Env::real();
     let notifier = Arc::new(Notifier::default());
-    let mut transport =
-        TcpTransport::listen("127.0.0.1:0", Arc::clone(&notifier)).map_err(failed)?;
+    let options = TcpOptions::default();
+    let (clock, wake) = (Arc::clone(&env.clock), Arc::clone(&notifier));
+    let mut transport = TcpTransport::new(options, clock, wake).map_err(failed)?;
     let started = now(env.clock.as_ref()).mono_ms;
     let conn = transport.connect(started, address).map_err(failed)?;
     let mut link = Link::default();

@@ -163,6 +163,13 @@ impl Database {
     /// [`Error::Replication`] for another address than loopback, and where it is taken.
     pub fn serve(&self, listen: &str) -> Result<Server> {
         let hub = self.start_hub(listen)?;
+        if !hub.claim_serving() {
+            return Err(Error::Argument {
+                what: "serve",
+                expected: "a database that does not serve yet".to_owned(),
+                found: format!("one that serves at {}", hub.address()),
+            });
+        }
         for dataset in self.datasets() {
             match dataset.role() {
                 Role::Leader => hub.lead(&dataset)?,

@@ -44,7 +44,7 @@ impl Store {
         let view = self.view();
         match self.choose(&view) {
             None => Ok(false),
-            Some(runs) => self.merge_runs(&view, runs).map(|()| true),
+            Some(runs) => self.merge_runs(view, runs).map(|()| true),
         }
     }
 
@@ -59,7 +59,8 @@ impl Store {
         if view.runs.is_empty() {
             return Ok(());
         }
-        self.merge_runs(&view, 0..view.runs.len())
+        let all = 0..view.runs.len();
+        self.merge_runs(view, all)
     }
 
     /// The runs to merge, newest first, or `None`.
@@ -114,9 +115,9 @@ impl Store {
     }
 
     /// Merges runs that lie side by side into one.
-    fn merge_runs(&self, view: &View, runs: Range<usize>) -> Result<()> {
+    fn merge_runs(&self, view: Arc<View>, runs: Range<usize>) -> Result<()> {
         let inputs = &view.runs[runs.clone()];
-        let live = Self::live_lens(view);
+        let live = Self::live_lens(&view);
         let leaves = |pointer: &ValuePointer| {
             let place = (pointer.shard, pointer.file);
             let all = view
@@ -137,7 +138,7 @@ impl Store {
             .collect();
         let mut entries = CompactionIter::new(Merge::new(cursors), rules, |_| {});
         let mut outputs = Outputs::new(self);
-        let copied = self.copy_entries(view, &mut entries, &leaves, &mut outputs);
+        let copied = self.copy_entries(&view, &mut entries, &leaves, &mut outputs);
         if let Err(error) = copied {
             outputs.discard();
             return Err(error);
@@ -164,6 +165,8 @@ impl Store {
             },
         )?;
         Counters::add(&self.counters.compactions, 1);
+        // It pins segments, and only a file that nobody holds is used again.
+        drop(view);
         self.remove_tables(&gone)?;
         self.drop_segments()
     }

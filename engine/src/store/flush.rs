@@ -62,6 +62,8 @@ impl Store {
         outcome?;
         Counters::add(&self.counters.flushes, 1);
         drop(flushing);
+        // It pins segments, and only a file that nobody holds is used again.
+        drop(sealed);
         self.drop_segments()?;
         (self.shared.wake)();
         Ok(true)

@@ -36,7 +36,7 @@ const _: () = assert!(QUEUE_LEN_MAX > PAYLOAD_LEN_MAX + FRAME_HEADER_LEN);
 pub struct TcpOptions {
     /// Where to listen; a port of 0 takes any. `None`: others cannot connect.
     pub listen: Option<SocketAddr>,
-    /// Addresses of nodes by name.
+    /// Addresses of nodes by name; a name that is an address need not stand here.
     pub peers: BTreeMap<String, SocketAddr>,
     /// Most connections at a time, both ways together.
     pub conn_count_max: usize,
@@ -225,7 +225,9 @@ fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
 
 impl Transport for TcpTransport {
     fn connect(&mut self, _now: u64, to: &str) -> Result<ConnId> {
-        let address = self.shared.options.peers.get(to).copied();
+        // A name that is an address needs no list.
+        let listed = self.shared.options.peers.get(to).copied();
+        let address = listed.or_else(|| to.parse().ok());
         let address = address.ok_or_else(|| Error::UnknownPeer {
             name: to.to_owned(),
         })?;
