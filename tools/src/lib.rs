@@ -23,12 +23,14 @@
 //! error, and progress bars appear only on a terminal.
 
 pub mod cli;
+pub mod demo;
 pub mod failure;
 pub mod inspect;
 pub mod load;
 pub mod ndjson;
 pub mod open;
 pub mod progress;
+mod signal;
 pub mod text;
 pub mod tree;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use strandline::files;
 use strandline::manifest::Manifest;
-use strandline::{Database, Dataset, DatasetId, Durability, Keyspace, NodeRole, Options};
-use strandline::{ShardRouter, Snapshot};
+use strandline::{Database, Dataset, DatasetId, Durability, Keyspace, Options};
+use strandline::{Role, ShardRouter, Snapshot};
 use strandline_wal::io::{Env, FileKind};
 
 use crate::failure::{Failure, Result};
@@ -113,15 +113,33 @@ impl Writing {
         Ok(options)
     }
 
-    /// Opens the database for writing, creating it where it is absent.
+    /// Opens a dataset for writing, creating it and its database where they are absent.
     ///
     /// # Errors
-    /// The engine's; usage where the directory belongs to a follower.
-    pub fn open(&self, root: &Path) -> Result<Database> {
+    /// The engine's; usage where the dataset follows another node's.
+    pub fn open(&self, place: &Place) -> Result<(Database, Dataset)> {
+        let root = &place.dir;
         refuse_foreign(root)?;
-        crate::cli::role::refuse_follower(root)?;
-        Ok(self.options(root)?.open(root)?)
+        let database = self.options(root)?.open(root)?;
+        let dataset = database.dataset(&place.dataset)?;
+        refuse_follower(&dataset)?;
+        Ok((database, dataset))
     }
+}
+
+/// Usage help where a dataset follows another node's.
+///
+/// # Errors
+/// Usage, in that case.
+pub fn refuse_follower(dataset: &Dataset) -> Result<()> {
+    if dataset.role() != Role::Follower {
+        return Ok(());
+    }
+    let (root, name) = (dataset.database().path().display(), dataset.name());
+    Err(Failure::usage(format!(
+        "{root}: dataset {name} follows another node: write there, or make this directory the \
+         leader with: strandline promote {root}"
+    )))
 }
 
 /// A directory that holds something else is no place for a new database.
@@ -133,9 +151,9 @@ fn refuse_foreign(root: &Path) -> Result<()> {
     if entries.is_empty() || datasets(&env, root).is_ok() {
         return Ok(());
     }
-    let only_ours = entries.iter().all(|entry| {
-        ["LOCK", "READERS", "NODE", crate::cli::role::FILE_NAME].contains(&entry.name.as_str())
-    });
+    let only_ours = entries
+        .iter()
+        .all(|entry| ["LOCK", "READERS", "NODE"].contains(&entry.name.as_str()));
     match only_ours {
         true => Ok(()),
         false => Err(Failure::usage(format!(
@@ -167,16 +185,6 @@ pub fn reader(root: &Path) -> Result<Database> {
             Err(_) => std::thread::sleep(Duration::from_millis(50) * tries),
         }
     }
-}
-
-/// Settings of a node that follows.
-///
-/// # Errors
-/// As [`stored_options`].
-pub fn follower_options(root: &Path) -> Result<Options> {
-    let mut options = stored_options(&Env::real_pread(), root)?;
-    options.node.role = NodeRole::Follower;
-    Ok(options)
 }
 
 /// A dataset that was opened for reading.

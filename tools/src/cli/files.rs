@@ -60,8 +60,7 @@ impl Import {
             let shown = root.display();
             return Err(Failure::usage(format!("{shown} is not a directory")));
         }
-        let database = self.writing.open(&self.place.dir)?;
-        let dataset = database.dataset(&self.place.dataset)?;
+        let (database, dataset) = self.writing.open(&self.place)?;
         let total = match progress::is_shown() {
             true => tree::measure(root, &self.exclude).1,
             false => 0,
@@ -102,8 +101,7 @@ impl Import {
                 (Box::new(file), total)
             }
         };
-        let database = self.writing.open(&self.place.dir)?;
-        let dataset = database.dataset(&self.place.dataset)?;
+        let (database, dataset) = self.writing.open(&self.place)?;
         let bar = match total {
             0 => progress::stream("import"),
             _ => progress::bytes("import", total),

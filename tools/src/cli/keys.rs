@@ -49,8 +49,7 @@ impl Put {
                 Failure::usage("--hex: VALUE must be pairs of hexadecimal digits")
             })?;
         }
-        let database = self.writing.open(&self.place.dir)?;
-        let dataset = database.dataset(&self.place.dataset)?;
+        let (database, dataset) = self.writing.open(&self.place)?;
         dataset.keyspace(&self.keyspace.keyspace)?.put(key, value)?;
         database.close()?;
         Ok(Exit::Ok)
@@ -126,8 +125,7 @@ impl Delete {
     pub(super) fn run(self) -> Result<Exit> {
         let key = text::parse(&self.key)?;
         open::datasets(&strandline_wal::io::Env::real_pread(), &self.place.dir)?;
-        let database = self.writing.open(&self.place.dir)?;
-        let dataset = open::dataset(&database, &self.place.dataset)?;
+        let (database, dataset) = self.writing.open(&self.place)?;
         if let Some(keyspace) = open::keyspace(&dataset, &self.keyspace.keyspace) {
             keyspace.delete(key)?;
         }

@@ -2,7 +2,7 @@
 
 mod files;
 mod keys;
-pub(crate) mod role;
+mod node;
 mod show;
 
 use std::path::Path;
@@ -43,8 +43,21 @@ enum Verb {
     Export(files::Export),
     /// Print what the database holds, in numbers
     Stats(show::Stats),
+    /// Lead: serve the database to followers until SIGINT or SIGTERM
+    Serve(node::Serve),
+    /// Follow a leader until SIGINT or SIGTERM
+    Follow(node::Follow),
+    /// Make a follower the leader: its follow process must have ended
+    Promote(node::Promote),
+    /// Print role, epoch and positions of a directory or of a running node
+    Status(node::Status),
     /// Check every byte and name what is damaged
     Verify(show::Verify),
+    /// Watch a leader with two followers fail and recover, in under a minute
+    Demo(crate::demo::Demo),
+    /// One node of the demonstration
+    #[command(hide = true)]
+    DemoNode(crate::demo::node::DemoNode),
 }
 
 /// Which keyspace a command is about.
@@ -69,7 +82,13 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Import(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Stats(verb) => verb.run(),
+        Verb::Serve(verb) => verb.run(),
+        Verb::Follow(verb) => verb.run(),
+        Verb::Promote(verb) => verb.run(),
+        Verb::Status(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
+        Verb::DemoNode(verb) => verb.run(),
     }
 }
 

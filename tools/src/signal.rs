@@ -6,7 +6,7 @@ use signal_hook::iterator::Signals;
 use crate::failure::{Failure, Result};
 
 /// The signals that end a node. Take this before there is something to end cleanly.
-pub(super) struct Ending(Signals);
+pub(crate) struct Ending(Signals);
 
 impl Ending {
     /// From here on the signals no longer kill the process.
