@@ -1,5 +1,7 @@
 //! A database from the outside: what a user does, on a real disk.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use strandline::{Background, Database, Durability, Error, Options, ShardRouter};
 
 fn small() -> Options {
