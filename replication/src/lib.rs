@@ -34,6 +34,7 @@ mod progress;
 pub mod quorum;
 pub mod state;
 pub mod store;
+mod sync;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

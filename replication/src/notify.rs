@@ -1,9 +1,8 @@
 //! The wake-up of the driver: cheap for the many who notify, for the one who waits.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, fence};
 
 /// Tells the driver that there is something to do: new data, a mark that rose, a frame that arrived.
 #[derive(Default)]
@@ -40,5 +39,55 @@ impl Notifier {
         if !self.pending.load(Ordering::SeqCst) {
             self.changed.wait_for(&mut guard, timeout);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notification_before_the_wait_ends_it() {
+        let notifier = Notifier::default();
+        notifier.rearm();
+        notifier.notify();
+        notifier.notify();
+        notifier.wait(Duration::MAX);
+        notifier.rearm();
+        notifier.wait(Duration::ZERO);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use crate::sync::AtomicU64;
+    use std::sync::Arc;
+
+    /// A thread publishes and notifies twice; the driver looks, and sleeps without a timeout where
+    /// it sees nothing new. It never sleeps through a publication.
+    #[test]
+    fn no_notification_is_lost() {
+        loom::model(|| {
+            let notifier = Arc::new(Notifier::default());
+            let published = Arc::new(AtomicU64::new(0));
+            let thread = {
+                let (notifier, published) = (Arc::clone(&notifier), Arc::clone(&published));
+                loom::thread::spawn(move || {
+                    for _ in 0..2 {
+                        published.fetch_add(1, Ordering::Release);
+                        notifier.notify();
+                    }
+                })
+            };
+            loop {
+                notifier.rearm();
+                if published.load(Ordering::Acquire) == 2 {
+                    break;
+                }
+                notifier.wait(Duration::MAX);
+            }
+            thread.join().expect("it does not panic");
+        });
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use strandline_wal::ShardId;
 
-use sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Most separate ranges that may wait behind a gap.
 pub const RANGE_COUNT_MAX: usize = 1024;
@@ -117,33 +117,6 @@ fn insert(ranges: &mut BTreeMap<u64, u64>, mut first: u64, mut last: u64) {
     ranges.insert(first, last);
 }
 
-#[cfg(not(loom))]
-mod sync {
-    pub(super) use parking_lot::Mutex;
-    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
-}
-
-#[cfg(loom)]
-mod sync {
-    pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
-
-    /// loom's lock with parking_lot's signature.
-    #[derive(Debug)]
-    pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(super) fn new(value: T) -> Mutex<T> {
-            Mutex(loom::sync::Mutex::new(value))
-        }
-
-        pub(super) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-            self.0
-                .lock()
-                .expect("no thread of a model panics while holding it")
-        }
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -220,7 +193,9 @@ mod model {
             });
             let (one, two) = (state.mark(shard), state.mark(shard));
             assert!([0, 5, 9].contains(&one) && one <= two);
-            noted.map(|thread| thread.join().expect("it does not panic"));
+            for thread in noted {
+                thread.join().expect("it does not panic");
+            }
             assert_eq!(state.mark(shard), 9);
         });
     }

@@ -239,6 +239,26 @@ impl TestStore {
         Some(seq)
     }
 
+    /// Gives a record its place without its bytes: its segment may have nothing but a header then.
+    pub fn reserve(&self, shard: ShardId) -> impl FnOnce() + use<> {
+        let mut payload = Payload::new();
+        payload
+            .push(Kind::Put, shard, &[b"key"], b"late")
+            .expect("it fits");
+        let payload = payload.seal(0);
+        let mut inner = self.inner.lock();
+        let writer = &mut inner
+            .shards
+            .get_mut(&shard)
+            .expect("it has the shard")
+            .writer;
+        let timestamp = Hlc(writer.tail().timestamp.0 + 1);
+        let reserved = writer
+            .reserve(&payload, timestamp, 0)
+            .expect("there is room");
+        move || reserved.fill(&payload).publish()
+    }
+
     /// What followers confirmed, as of the last report.
     pub fn confirmed_at(&self, shard: ShardId, level: Level) -> u64 {
         self.inner.lock().shards[&shard].confirmed.at(level)

@@ -200,6 +200,36 @@ fn a_crashed_follower_goes_on_where_its_disk_ends() {
 }
 
 #[test]
+fn a_segment_without_a_batch_is_not_shipped() {
+    let mut c = Cluster::new(21, &["a", "b"]);
+    c.lead("a", 1);
+    c.follow("b");
+    // Fill the first segment, so that the next record opens the second one.
+    while c.store("a").log(S0).segments().len() == 1 {
+        c.run_until(5_000, |c| c.is_caught_up("a", "b"));
+        let room = 64 * 1024 - c.store("a").log(S0).segments()[0].data_len();
+        if room < 200 {
+            break;
+        }
+        c.write("a", 0, &vec![1; (room as usize - 150).min(4000)])
+            .unwrap();
+        c.store("a").sync(S0).unwrap();
+    }
+    let publish = c.store("a").reserve(S0);
+    assert_eq!(c.store("a").log(S0).segments().len(), 2);
+    c.run(50);
+    assert_eq!(
+        c.store("b").log(S0).segments().len(),
+        1,
+        "a header alone says nothing yet"
+    );
+    publish();
+    c.store("a").sync(S0).unwrap();
+    c.run_until(5_000, |c| c.is_caught_up("a", "b"));
+    assert!(same_logs(&c, "a", "b"));
+}
+
+#[test]
 fn a_slow_store_holds_the_leader_back_and_nothing_is_lost() {
     let mut c = Cluster::new(9, &["a", "b"]);
     c.lead("a", 1);

@@ -77,3 +77,8 @@ fn several_lives_with_marks_survive() {
 fn four_shards_by_ranges_survive() {
     judge("four ranges", &["flushes", "compactions"]);
 }
+
+#[test]
+fn a_checkpoint_is_there_whole_or_not_at_all() {
+    judge("checkpoint", &["checkpoints", "compactions", "flushes"]);
+}

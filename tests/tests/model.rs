@@ -20,6 +20,7 @@ fn judge(name: &str, base: u64, count: u64) {
 /// A run that never reached these proves little.
 fn covers(tally: &Tally) {
     for what in [
+        "checkpoints",
         "crashes",
         "deaths within operations",
         "deaths within recoveries",

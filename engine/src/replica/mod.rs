@@ -215,6 +215,12 @@ impl Dataset {
         hub.promote(self, how)
     }
 
+    /// Per shard, the last sequence that enough followers confirm at a level: what a write at that
+    /// level waits for. For callers that do not want to wait.
+    pub fn confirmed(&self, level: crate::Durability) -> Vec<u64> {
+        self.inner().acks.confirmed(level)
+    }
+
     /// The followers that were seen since this node leads.
     pub fn followers(&self) -> Vec<FollowerStatus> {
         let id = self.inner().store().id().clone();

@@ -18,7 +18,7 @@ use super::watermarks::Mark;
 use super::{Counters, Role, Store};
 use crate::error::Result;
 use crate::files;
-use crate::manifest::{FlushedLog, Manifest};
+use crate::manifest::{EpochEntry, FlushedLog, Manifest};
 use crate::table::{
     Cursor, Entry, EntryKind, Identity, LogPlace, PointerSource, Table, TableBuilder, TableMeta,
     TableOptions, ValuePointer, ValueSource,
@@ -242,7 +242,7 @@ impl Store {
         manifest.generation += 1;
         manifest.keyspaces = self.catalog.list();
         manifest.next_keyspace = self.catalog.next();
-        manifest.epochs = self.epochs.lock().clone();
+        manifest.epochs = self.durable_epochs();
         let values = self.pointed(&manifest)?;
         if let Err(error) = manifest.store(disk, &files::manifest(&self.dir)) {
             // Old or new: nobody can tell which one the disk has now.
@@ -257,6 +257,16 @@ impl Store {
         next.values = values;
         *view = Arc::new(next);
         Ok(())
+    }
+
+    /// Who led which part of the logs, as far as they are durable: a leadership whose start is lost
+    /// must not stand beside the one that begins in its place.
+    fn durable_epochs(&self) -> Vec<Vec<EpochEntry>> {
+        let mut epochs = self.epochs.lock().clone();
+        for (entries, log) in epochs.iter_mut().zip(&self.logs) {
+            entries.retain(|entry| entry.first_seq <= log.synced_seq());
+        }
+        epochs
     }
 
     fn stop_unless_full(&self, error: &crate::error::Error) {

@@ -2,11 +2,14 @@
 //! the documentation are what is encoded.
 
 use proptest::prelude::*;
-use strandline_wal::Hlc;
+use strandline_wal::{DatasetId, Hlc, Position, ShardId};
 
 use super::codec::{self, FIXED};
 use super::frame::{DATA_LEN_MAX, payload_len};
 use super::*;
+use crate::error::Reason;
+use crate::ids::{Incarnation, LeaderId, Lineage, NodeId};
+use crate::store::Times;
 
 /// A small generator, so that one number names a message.
 pub(crate) struct Seed(pub u64);

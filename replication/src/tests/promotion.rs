@@ -116,6 +116,43 @@ fn a_candidate_that_asks_a_leader_deposes_it() {
 }
 
 #[test]
+fn a_promise_fences_a_leader_without_followers_too() {
+    let mut c = Cluster::new(38, &["a", "b"]);
+    c.lead("a", 1);
+    c.follow("b");
+    c.campaign("b", 2);
+    c.run_until(20_000, |c| c.outcome("b").is_some());
+    assert_eq!(c.store("a").fenced_by(), Some(Epoch(2)));
+    assert_eq!(c.write("a", 0, b"too late"), None);
+}
+
+#[test]
+fn what_a_promise_tells_is_durable() {
+    let mut c = Cluster::new(39, &["a", "b", "c"]);
+    c.wants.durable = false;
+    c.lead("a", 1);
+    c.follow("b");
+    c.follow("c");
+    c.run_until(5_000, |c| c.is_caught_up("a", "b"));
+    c.network.part("a", "c");
+    let seq = c.write("a", 0, b"not synced anywhere").unwrap();
+    c.run(3);
+    assert!(
+        c.store("b").log(S0).synced_seq() < seq,
+        "nobody asked for a sync"
+    );
+    c.campaign("c", 2);
+    c.run_until(90, |c| c.store("b").promised().epoch == Epoch(2));
+    assert!(c.store("b").log(S0).last_seq() >= seq);
+    c.crash("b", Damage::LoseAll);
+    c.follow("b");
+    assert!(
+        c.store("b").log(S0).last_seq() >= seq,
+        "it told the candidate of it"
+    );
+}
+
+#[test]
 fn too_few_promises_promote_nobody() {
     let mut c = three(34);
     c.stop("a");

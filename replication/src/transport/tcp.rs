@@ -2,7 +2,7 @@
 //!
 //! Plain TCP has neither secrecy nor authentication, so it goes over loopback and nowhere else:
 //! listening on or connecting to any other address is an error. The only file of this crate that
-//! touches sockets, with its connections in [`conn`].
+//! touches sockets, with its connections in `tcp/conn.rs`.
 //!
 //! What a peer can cost is bounded: the number of connections, the bytes of both queues, the length of
 //! the first frame, and the time in which a frame that has begun must come or go.

@@ -1,0 +1,250 @@
+//! From the first byte on: append, sync, ack, apply, and the marks that ride on everything.
+
+use strandline_wal::ShardId;
+use strandline_wal::writer::Appended;
+
+use super::{Action, Follower, State, Stream};
+use crate::error::{Error, Result};
+use crate::message::{Ack, Data, Message, Seal, Tick};
+use crate::store::CommitMark;
+
+/// Most wall clocks that wait for their records to be applied.
+const CLOCK_COUNT_MAX: usize = 64;
+
+impl Follower {
+    pub(super) fn data(&mut self, now: u64, data: Data) {
+        let Data { head, bytes } = data;
+        let len = bytes.len() as u64;
+        if head.epoch != self.epoch {
+            return self.protocol(now, format!("Data of epoch {}", head.epoch));
+        }
+        let Some(stream) = self.streams.get_mut(&head.shard) else {
+            return self.protocol(now, format!("Data of shard {}", head.shard));
+        };
+        if !self.grantor.take(len) {
+            return self.protocol(now, "more Data than was granted");
+        }
+        if head.committed > head.written {
+            return self.protocol(now, "a committed mark above the written one");
+        }
+        self.commit_due |=
+            head.committed > stream.committed || head.times.committed > self.times.committed;
+        stream.written = stream.written.max(head.written);
+        stream.committed = stream.committed.max(head.committed);
+        self.times.closed = self.times.closed.max(head.times.closed);
+        self.times.committed = self.times.committed.max(head.times.committed);
+        let whole = stream.assembler.push(head.segment, head.at, bytes);
+        self.note_clock(head.wall_ms);
+        match whole {
+            Ok(None) => {}
+            Ok(Some(whole)) => self.actions.push_back(Action::Append(head.shard, whole)),
+            Err(why) => self.fail(now, why),
+        }
+    }
+
+    pub(super) fn appended(&mut self, now: u64, shard: ShardId, done: Result<Appended>) {
+        let Some(stream) = self.streams.get_mut(&shard) else {
+            return;
+        };
+        match done {
+            Ok(appended) => {
+                assert!(appended.position.seq >= stream.ack.received, "a log grows");
+                stream.ack.received = appended.position.seq;
+                (stream.untold, stream.unsynced) = (true, true);
+                self.commit_due = true;
+            }
+            // Of its own bytes the log is silent here: what was shipped does not fit, so ask anew.
+            Err(
+                why @ Error::Log(
+                    strandline_wal::Error::Refused { .. } | strandline_wal::Error::Corrupt { .. },
+                ),
+            ) => {
+                self.fail(now, why);
+            }
+            Err(why) => self.stop(now, why),
+        }
+    }
+
+    pub(super) fn seal(&mut self, now: u64, seal: Seal) {
+        if seal.epoch != self.epoch {
+            return self.protocol(now, format!("Seal of epoch {}", seal.epoch));
+        }
+        let Some(stream) = self.streams.get_mut(&seal.shard) else {
+            return self.protocol(now, format!("Seal of shard {}", seal.shard));
+        };
+        if !stream
+            .assembler
+            .sealed(seal.segment, seal.at, stream.ack.received + 1)
+        {
+            return self.protocol(now, "Seal before the segment's last byte");
+        }
+        self.actions
+            .push_back(Action::Seal(seal.shard, seal.segment, seal.footer));
+    }
+
+    pub(super) fn sealed(&mut self, now: u64, shard: ShardId, done: Result<()>) {
+        match done {
+            Ok(()) => {
+                if let Some(stream) = self.streams.get_mut(&shard) {
+                    stream.unsynced = true;
+                }
+            }
+            Err(
+                why @ Error::Log(
+                    strandline_wal::Error::Refused { .. } | strandline_wal::Error::Corrupt { .. },
+                ),
+            ) => {
+                self.fail(now, why);
+            }
+            Err(why) => self.stop(now, why),
+        }
+    }
+
+    pub(super) fn marks(&mut self, now: u64, tick: Tick) {
+        if tick.epoch != self.epoch {
+            return self.protocol(now, format!("Tick of epoch {}", tick.epoch));
+        }
+        for mark in &tick.marks {
+            if mark.committed > mark.written {
+                return self.protocol(now, "a committed mark above the written one");
+            }
+            // The leader has all shards; one who fetches follows some.
+            let Some(stream) = self.streams.get_mut(&mark.shard) else {
+                continue;
+            };
+            self.commit_due |= mark.committed > stream.committed;
+            stream.written = stream.written.max(mark.written);
+            stream.committed = stream.committed.max(mark.committed);
+        }
+        self.commit_due |= tick.times.committed > self.times.committed;
+        self.times.closed = self.times.closed.max(tick.times.closed);
+        self.times.committed = self.times.committed.max(tick.times.committed);
+        self.note_clock(tick.wall_ms);
+    }
+
+    /// Remembers when the leader had written what, to tell it later when that was applied.
+    fn note_clock(&mut self, wall_ms: u64) {
+        let last = self
+            .clocks
+            .back()
+            .map_or(self.applied_wall_ms, |(wall_ms, _)| *wall_ms);
+        if wall_ms > last && self.clocks.len() < CLOCK_COUNT_MAX {
+            let written = self
+                .streams
+                .iter()
+                .map(|(shard, s)| (*shard, s.written))
+                .collect();
+            self.clocks.push_back((wall_ms, written));
+        }
+    }
+
+    pub(super) fn applied(&mut self, now: u64, applied: Vec<(ShardId, u64)>) {
+        if !matches!(self.state, State::Following) {
+            return;
+        }
+        let mut rose = false;
+        for (shard, seq) in applied {
+            let Some(stream) = self.streams.get_mut(&shard) else {
+                continue;
+            };
+            // A store that shows what an earlier life of this connection committed says so at once.
+            let seq = seq.min(stream.ack.received);
+            if seq > stream.ack.applied {
+                stream.ack.applied = seq;
+                (stream.untold, rose) = (true, true);
+            }
+        }
+        let streams = &self.streams;
+        let is_applied = |(shard, written): &(ShardId, u64)| {
+            streams
+                .get(shard)
+                .is_none_or(|stream| stream.ack.applied >= *written)
+        };
+        while let Some((wall_ms, _)) = self
+            .clocks
+            .front()
+            .filter(|(_, w)| w.iter().all(is_applied))
+        {
+            self.applied_wall_ms = *wall_ms;
+            self.clocks.pop_front();
+        }
+        if rose && self.wants.applied {
+            self.send_ack(now);
+        }
+    }
+
+    pub(super) fn flush(&mut self, now: u64, room: u64) {
+        if let Some(granted) = match self.state {
+            State::Following | State::Receiving(_) => self.grantor.grant(room),
+            _ => None,
+        } {
+            self.send(now, Message::Credit { granted });
+        }
+        if !matches!(self.state, State::Following) || self.syncing > 0 {
+            return;
+        }
+        let untold = self.streams.values().any(|stream| stream.untold);
+        if untold
+            && (self.wants.received || now.saturating_sub(self.told_ms) >= self.options.ack_ms)
+        {
+            self.send_ack(now);
+        }
+        if self.wants.durable || now.saturating_sub(self.synced_ms) >= self.options.sync_ms {
+            for (shard, stream) in &mut self.streams {
+                if std::mem::take(&mut stream.unsynced) {
+                    self.syncing += 1;
+                    self.actions.push_back(Action::Sync(*shard));
+                }
+            }
+        }
+        if self.syncing == 0 {
+            self.commit();
+        }
+    }
+
+    pub(super) fn synced(&mut self, now: u64, shard: ShardId, done: Result<u64>) {
+        self.syncing = self.syncing.saturating_sub(1);
+        let seq = match done {
+            Ok(seq) => seq,
+            Err(why) => return self.stop(now, why),
+        };
+        if let Some(stream) = self.streams.get_mut(&shard) {
+            let seq = seq.min(stream.ack.received);
+            stream.untold |= seq > stream.ack.durable;
+            stream.ack.durable = stream.ack.durable.max(seq);
+        }
+        if self.syncing == 0 && matches!(self.state, State::Following) {
+            self.synced_ms = now;
+            if self.wants.durable && self.streams.values().any(|stream| stream.untold) {
+                self.send_ack(now);
+            }
+            // After the ack: whoever waits for a disk does not wait for readers.
+            self.commit();
+        }
+    }
+
+    fn commit(&mut self) {
+        if std::mem::take(&mut self.commit_due) {
+            let mark = |(shard, stream): (&ShardId, &Stream)| CommitMark {
+                shard: *shard,
+                seq: stream.committed,
+            };
+            let marks = self.streams.iter().map(mark).collect();
+            self.actions.push_back(Action::Commit(marks, self.times));
+        }
+    }
+
+    pub(super) fn send_ack(&mut self, now: u64) {
+        let acks = self.streams.values_mut();
+        let acks = acks
+            .filter_map(|s| std::mem::take(&mut s.untold).then_some(s.ack))
+            .collect();
+        let ack = Ack {
+            epoch: self.epoch,
+            wall_ms: self.applied_wall_ms,
+            taken: self.grantor.taken(),
+            acks,
+        };
+        self.send(now, Message::Ack(ack));
+    }
+}
