@@ -1,13 +1,14 @@
 //! Finds and opens a database the way it was created.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use strandline::files;
 use strandline::manifest::Manifest;
+use strandline::replica::Following;
 use strandline::{Database, Dataset, DatasetId, Durability, Keyspace, Options};
-use strandline::{Role, ShardRouter, Snapshot};
+use strandline::{Position, Role, ShardRouter, Snapshot};
 use strandline_wal::io::{Env, FileKind};
 
 use crate::failure::{Failure, Result};
@@ -163,6 +164,9 @@ fn refuse_foreign(root: &Path) -> Result<()> {
     }
 }
 
+/// How long a new copy waits for the first record of its leader before it goes on without.
+const GREETING_MAX: Duration = Duration::from_secs(2);
+
 /// How often a read-only open is tried beside a process that writes and removes files meanwhile.
 const READ_TRY_COUNT_MAX: u32 = 5;
 
@@ -232,4 +236,28 @@ pub fn read_keyspace(dataset: &Dataset, name: &str) -> Result<(Snapshot, Keyspac
             )))
         }
     }
+}
+
+/// Makes a dataset a copy of the one that `leader` has, and keeps following. A copy that is new
+/// greets its leader a second time once it has taken over its history, so that the other nodes know
+/// it as one of them when they ask for its promise.
+///
+/// # Errors
+/// The engine's.
+pub fn follow(database: &Database, leader: &str, name: &str) -> Result<Following> {
+    let is_new = database.follower(name)?.positions().iter().all(is_empty);
+    let following = database.follow(leader, name)?;
+    let waiting = Instant::now();
+    while is_new && waiting.elapsed() < GREETING_MAX {
+        if !following.status().positions.iter().all(is_empty) {
+            following.stop();
+            return Ok(database.follow(leader, name)?);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(following)
+}
+
+fn is_empty(position: &Position) -> bool {
+    position.seq == 0
 }

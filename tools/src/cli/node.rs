@@ -74,7 +74,7 @@ impl Follow {
         };
         let database = options.open(&self.place.dir)?;
         let server = database.serve(&self.listen)?;
-        let following = database.follow(&self.leader, &self.place.dataset)?;
+        let following = open::follow(&database, &self.leader, &self.place.dataset)?;
         say(&format!("listening {}", server.address()))?;
         let mut told = FollowStatus::default();
         while !ending.has_come() {

@@ -33,8 +33,10 @@ const NODE_COUNT: usize = 3;
 const SHARD_COUNT: u16 = 2;
 /// Threads that write.
 const WRITER_COUNT: u32 = 8;
-/// Most bytes that one phase writes, on each node.
-const PHASE_LEN_MAX: u64 = 128 << 20;
+/// Bytes after which a phase writes only small files.
+const PHASE_LEN_MAX: u64 = 192 << 20;
+/// The part of the free disk that a phase may take.
+const PHASE_DISK_PART: u64 = 16;
 /// How long nodes may take to find each other, or to become equal.
 const SETTLE_MAX: Duration = Duration::from_secs(20);
 /// How often the demonstration looks at its nodes.
@@ -190,9 +192,9 @@ impl Cluster {
         let _: Value = self.nodes[0].ask("stop")?;
         self.live.say("load stopped; waiting for the copies");
         let statuses = self.settle("copies to become equal", |statuses| {
-            statuses
-                .iter()
-                .all(|status| status.positions == statuses[0].positions)
+            let ends = &statuses[0].positions;
+            let is_there = |status: &Status| status.positions == *ends && status.unapplied == 0;
+            statuses.iter().all(is_there)
         })?;
         self.prove(&statuses, killed, promotion, failover)
     }
@@ -200,7 +202,10 @@ impl Cluster {
     /// Starts the writers of a phase on the leader.
     fn load(&mut self, phase: u32, tree: &Path) -> Result<()> {
         let tree = tree.display();
-        let _: Value = self.nodes[0].ask(&format!("load {phase} {PHASE_LEN_MAX} {tree}"))?;
+        let free = Env::real_pread().disk.free_len(&self.nodes[0].dir);
+        let free = free.ok().flatten().unwrap_or(u64::MAX);
+        let len_max = PHASE_LEN_MAX.min(free / PHASE_DISK_PART);
+        let _: Value = self.nodes[0].ask(&format!("load {phase} {len_max} {tree}"))?;
         Ok(())
     }
 
@@ -343,15 +348,9 @@ impl Cluster {
         promotion: Duration,
         failover: Duration,
     ) -> Result<Outcome> {
+        let states: Vec<State> = self.ask_all("digest")?;
         let list = read(&self.ledger).list();
         let checked: Vec<Checked> = self.ask_all(&format!("check {list}"))?;
-        let mut states: Vec<State> = self.ask_all("digest")?;
-        // A follower shows what every shard has closed, which the last tick of its leader tells.
-        let settled = Instant::now();
-        while states.iter().any(|state| *state != states[0]) && settled.elapsed() < SETTLE_MAX / 4 {
-            self.live.pause(Duration::from_millis(100))?;
-            states = self.ask_all("digest")?;
-        }
         let reads = |count: fn(&Status) -> u64| statuses.iter().map(count).sum::<u64>();
         let mut outcome = {
             let ledger = read(&self.ledger);

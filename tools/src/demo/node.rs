@@ -28,6 +28,7 @@ use strandline::{Database, Dataset, DatasetId, NodeRole, Options, Position, Role
 use super::work::{Load, Readers, check, digest};
 use super::{NODE_COUNT, SHARD_COUNT};
 use crate::failure::{Exit, Failure, Result};
+use crate::open;
 
 /// `strandline demo-node`
 #[derive(Args)]
@@ -53,6 +54,8 @@ pub struct Status {
     pub followers: Vec<Follower>,
     /// On a follower, whether it is connected.
     pub connected: bool,
+    /// On a follower, records that it has and does not show yet.
+    pub unapplied: u64,
     /// On a follower, what was cut because it forked.
     pub cut: Option<String>,
     /// On a follower, why it is not connected.
@@ -114,7 +117,7 @@ impl DemoNode {
                 }
                 let node = current.as_mut().ok_or_else(not_yet)?;
                 node.following = None;
-                node.following = Some(node.database.follow(rest, DatasetId::PRIMARY)?);
+                node.following = Some(open::follow(&node.database, rest, DatasetId::PRIMARY)?);
                 Ok(json!({ "address": node.server.address().to_string() }))
             }
             ("quit", _) => {
@@ -197,6 +200,7 @@ impl Node {
             wrong,
             followers: self.dataset.followers().into_iter().map(follower).collect(),
             connected: following.connected,
+            unapplied: following.apply_lag,
             cut: following.last_cut,
             error: following.last_error,
         }

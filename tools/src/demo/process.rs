@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::node::Status;
 use crate::failure::{During, Failure, Result};
 
 /// How long a node may take for an answer.
@@ -133,11 +132,6 @@ impl Process {
     pub fn ask<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
         self.tell(command)?;
         self.answer()
-    }
-
-    /// How it stands.
-    pub fn status(&mut self) -> Result<Status> {
-        self.ask("status")
     }
 
     /// Gives it a role and learns its address.

@@ -182,9 +182,11 @@ impl Writer {
         }
         batch.put(&self.marks, mark_key(self.id, number), &mark)?;
         batch.commit_with(Durability::Durable(1))?;
-        let spent = left.saturating_sub(len as u64);
-        // Writers race here; the budget is no promise.
-        self.budget.fetch_min(spent, Ordering::Relaxed);
+        let spend = |left: u64| Some(left.saturating_sub(len as u64));
+        // Never fails: it always has a new value.
+        let _ = self
+            .budget
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
         Ok((file_count, len))
     }
 }

@@ -52,6 +52,8 @@ pub struct LogDiff {
     pub len: u64,
     /// Segments that were compared.
     pub segment_count: u64,
+    /// Segments that one side has dropped, because all of them is in its tables.
+    pub dropped_count: u64,
     /// The first difference, if there is one.
     pub difference: Option<String>,
 }
@@ -109,6 +111,7 @@ pub fn diff(env: &Env, a: &[DatasetFiles], b: &[DatasetFiles]) -> Result<Vec<Log
                 same_to: 0,
                 len: 0,
                 segment_count: 0,
+                dropped_count: 0,
                 difference: Some(format!("the {side} database has no such dataset")),
             });
             continue;
@@ -149,6 +152,7 @@ impl Pair<'_> {
             same_to: 0,
             len: 0,
             segment_count: 0,
+            dropped_count: 0,
             difference: None,
         };
         let a: Vec<&SegmentName> = self.a.segments_of(self.shard).collect();
@@ -160,36 +164,58 @@ impl Pair<'_> {
             log.difference = Some(what);
             return Ok(log);
         }
-        let first_b = b.first().map_or(u64::MAX, |name| name.first_seq);
-        let first_a = a.first().map_or(u64::MAX, |name| name.first_seq);
-        // Either side may have dropped old segments.
-        let start = first_a.max(first_b);
-        for name in a.iter().filter(|name| name.first_seq >= start) {
-            if name.first_seq > common_end {
-                break;
-            }
-            let Some(other) = b.iter().find(|other| other.first_seq == name.first_seq) else {
-                let file = file_name(&name.path);
-                log.difference = Some(format!("{file} is only in the first database"));
-                return Ok(log);
+        let mut starts: Vec<u64> = a.iter().chain(&b).map(|name| name.first_seq).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        for first_seq in starts
+            .into_iter()
+            .filter(|first_seq| *first_seq <= common_end)
+        {
+            let of = |list: &[&'_ SegmentName]| {
+                let found = list.iter().find(|name| name.first_seq == first_seq);
+                found.map(|name| (*name).clone())
             };
-            if !self.segment(disk, name, other, &mut log)? {
+            let is_same = match (of(&a), of(&b)) {
+                (Some(a), Some(b)) => self.segment(disk, &a, &b, &mut log)?,
+                (Some(name), None) => self.dropped(disk, &name, (self.b, "first"), &mut log)?,
+                (None, Some(name)) => self.dropped(disk, &name, (self.a, "second"), &mut log)?,
+                (None, None) => true,
+            };
+            if !is_same {
                 return Ok(log);
             }
         }
-        let only_b = b.iter().find(|name| {
-            name.first_seq >= start
-                && name.first_seq <= common_end
-                && a.iter().all(|other| other.first_seq != name.first_seq)
-        });
-        if let Some(name) = only_b {
-            let file = file_name(&name.path);
-            log.difference = Some(format!("{file} is only in the second database"));
-        }
-        if log.difference.is_none() && log.segment_count == 0 && common_end > 0 {
-            log.difference = Some(format!("no segment is in both: one starts with {start}"));
+        if log.segment_count == 0 && common_end > 0 {
+            log.difference = Some("no segment is in both databases".to_owned());
         }
         Ok(log)
+    }
+
+    /// A segment that only one side has: the other one may have dropped it, once all of it was in its
+    /// tables.
+    fn dropped(
+        &self,
+        disk: &dyn Disk,
+        name: &SegmentName,
+        (other, side): (&DatasetFiles, &str),
+        log: &mut LogDiff,
+    ) -> Result<bool> {
+        let end_seq = match measure(disk, name)? {
+            Ok(measured) => measured.end.seq,
+            Err(_) => u64::MAX,
+        };
+        let logs = other.manifest.as_ref().map(|manifest| &manifest.logs);
+        let flushed = logs
+            .ok()
+            .and_then(|logs| logs.get(usize::from(self.shard.0)));
+        let is_flushed = flushed.is_some_and(|flushed| flushed.position.seq >= end_seq);
+        if is_flushed {
+            log.dropped_count += 1;
+            return Ok(true);
+        }
+        let file = file_name(&name.path);
+        log.difference = Some(format!("{file} is only in the {side} database"));
+        Ok(false)
     }
 
     fn lineages(&self) -> Option<String> {
@@ -338,7 +364,14 @@ pub fn line(log: &LogDiff) -> String {
     let common = log.a_end.min(log.b_end);
     let segments = text::plural(log.segment_count, "segment");
     let len = text::len(log.len);
-    format!("{place}: byte-identical up to {common}, {len} in {segments}{ahead}")
+    let dropped = match log.dropped_count {
+        0 => String::new(),
+        n => format!(
+            " ({} more on one side only: the other has them in tables)",
+            text::count(n)
+        ),
+    };
+    format!("{place}: byte-identical up to {common}, {len} in {segments}{dropped}{ahead}")
 }
 
 fn document(log: &LogDiff) -> Value {
@@ -353,6 +386,7 @@ fn document(log: &LogDiff) -> Value {
         "same_to": log.same_to,
         "len": log.len,
         "segment_count": log.segment_count,
+        "dropped_count": log.dropped_count,
         "difference": log.difference,
     })
 }
