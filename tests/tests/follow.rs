@@ -1,4 +1,5 @@
 //! A follower that dies at every call of its disk keeps what it acknowledged and catches up.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use strandline_tests::run::Tally;
 use strandline_tests::{follow, seed};

@@ -1,4 +1,5 @@
 //! The demonstration on a small tree, and interrupted.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `walinspect` on healthy and on damaged databases.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

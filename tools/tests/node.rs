@@ -1,4 +1,5 @@
 //! `serve`, `follow`, `promote` and `status` over loopback, with processes that are killed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

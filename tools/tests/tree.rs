@@ -1,4 +1,5 @@
 //! Directory trees in and out, and what an export never does.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

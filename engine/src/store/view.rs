@@ -16,7 +16,7 @@ use crate::table::{FoundValue, LogPlace, PointerSource, Table, TableBytes, Value
 
 /// The bytes of a value, without a copy: valid as long as this lives, whatever becomes of the key.
 ///
-/// It pins the segment or table that it stands in; [`Value::to_vec`] makes a copy that pins nothing.
+/// It pins the segment or table that it stands in; `to_vec` makes a copy that pins nothing.
 #[derive(Clone)]
 pub struct Value(Bytes);
 
