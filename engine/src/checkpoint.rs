@@ -147,6 +147,14 @@ impl Copy<'_> {
         }
         let (mut file, _, _) = Marks::open(self.disk(), &region)?;
         file.write(&marks, true)?;
+        // Epochs that began since the last flush are in the copied segments too.
+        let mut manifest = manifest.clone();
+        manifest.epochs = self
+            .store
+            .logs()
+            .iter()
+            .map(|log| self.store.epochs_of(log.id().shard))
+            .collect();
         manifest.store(self.disk(), &files::manifest(self.target))?;
         for dir in [&region, &self.target.to_owned()] {
             self.disk().sync_dir(dir).during("sync directory", dir)?;

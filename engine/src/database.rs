@@ -269,6 +269,19 @@ impl Database {
         Ok(Dataset::new(opened, self.clone()))
     }
 
+    /// Whether a dataset follows another node's, whatever it was opened for here.
+    ///
+    /// # Errors
+    /// The disk's; [`Error::Argument`] for a name that is not one.
+    pub fn is_follower(&self, name: &str) -> Result<bool> {
+        let id = DatasetId::new(name).map_err(|error| Error::Argument {
+            what: "dataset name",
+            expected: error.expected.to_owned(),
+            found: error.found,
+        })?;
+        self.follows(&files::dataset(&self.inner.root, &id))
+    }
+
     /// Whether a stored dataset was following another node's when it was closed.
     fn follows(&self, dir: &Path) -> Result<bool> {
         let path = files::epoch(dir);

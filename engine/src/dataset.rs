@@ -194,6 +194,19 @@ impl Dataset {
         self.inner.store().sync()
     }
 
+    /// Identity of its history, shared by all copies; zeros on a follower that never met its leader.
+    pub fn lineage(&self) -> [u8; 16] {
+        self.inner.store().lineage()
+    }
+
+    /// Whether it still takes work.
+    ///
+    /// # Errors
+    /// Why not: a failure that only a reopen mends, another leader, or that it was closed.
+    pub fn health(&self) -> Result<()> {
+        self.inner.store().check()
+    }
+
     /// What it holds and has done.
     pub fn stats(&self) -> DatasetStats {
         DatasetStats::of(&self.inner.store())

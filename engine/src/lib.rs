@@ -61,5 +61,6 @@ pub use keyspace::Keyspace;
 pub use options::{Background, Durability, Options};
 pub use router::{EntityRule, ShardRange, ShardRouter};
 pub use snapshot::Snapshot;
+pub use store::catalog::keyspace_created;
 pub use store::{RecoveryReport, Role, Value};
 pub use strandline_wal::{DatasetId, EntityId, Hlc, Position, RegionId, ShardId};

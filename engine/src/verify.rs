@@ -13,7 +13,7 @@ use strandline_wal::{DatasetId, Error as LogError, IoContext, LogId, ShardId};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::manifest::Manifest;
+use crate::manifest::{FlushedLog, Manifest};
 use crate::node::NodeIdentity;
 use crate::store::epoch::EpochFile;
 use crate::table::{
@@ -46,6 +46,60 @@ pub struct VerifyReport {
     pub problems: Vec<Problem>,
     /// What looks odd and harms nothing: a tail that recovery will cut, a leftover file.
     pub notes: Vec<String>,
+}
+
+/// What opening a dataset for writing would do to each of its logs, or why it would refuse. Writes
+/// nothing. Cuts that make the ends of several shards agree are decided behind these plans.
+///
+/// # Errors
+/// [`Error::NotFound`] where there is no manifest; the disk's; damage in the manifest.
+pub fn recovery_plans(
+    root: &Path,
+    id: &DatasetId,
+    env: &Env,
+) -> Result<Vec<strandline_wal::Result<Plan>>> {
+    let dir = files::dataset(root, id);
+    let Some(manifest) = Manifest::load(env.disk.as_ref(), &files::manifest(&dir))? else {
+        return Err(Error::NotFound {
+            what: "dataset",
+            name: id.to_string(),
+            hint: "; it has no manifest",
+        });
+    };
+    Ok(plans_of(env, id, &dir, &manifest)?)
+}
+
+/// Plans the recovery of every log. Nothing is taken for granted because it is in tables.
+fn plans_of(
+    env: &Env,
+    id: &DatasetId,
+    dir: &Path,
+    manifest: &Manifest,
+) -> strandline_wal::Result<Vec<strandline_wal::Result<Plan>>> {
+    let disk = env.disk.as_ref();
+    let epochs = EpochFile::read(disk, &files::epoch(dir));
+    let led = epochs.map_or(Vec::new(), |file| file.epochs().led.clone());
+    let region = files::region(dir, manifest.region);
+    let marks = Marks::read(disk, &region)?;
+    let plan_of = |(shard, flushed): (usize, &FlushedLog)| {
+        let id_of = ShardId(u16::try_from(shard).expect("at most 256 shards"));
+        let marked = marks.iter().find(|(shard, _)| *shard == id_of);
+        let marked = marked.map_or(0, |(_, seq)| *seq);
+        let known = Known {
+            log: LogId {
+                dataset: id.clone(),
+                region: manifest.region,
+                shard: id_of,
+            },
+            lineage: Some(manifest.lineage),
+            durable_seq: marked.max(flushed.complete_seq).max(flushed.position.seq),
+            flushed_seq: flushed.position.seq,
+            led: &|epoch| led.contains(&epoch),
+            fork_seq: None,
+        };
+        plan(disk, &region, &known)
+    };
+    Ok(manifest.logs.iter().enumerate().map(plan_of).collect())
 }
 
 /// Checks the database in a directory: every batch, every table, every pointer, every root record.
@@ -149,36 +203,12 @@ impl Check<'_> {
             return Err(LogError::corrupt(&path, 0, "manifest", "a manifest", found));
         };
         self.report.file_count += 1;
-        let epochs = EpochFile::read(self.disk(), &files::epoch(self.dir));
-        let led = match epochs {
-            Ok(file) => file.epochs().led.clone(),
-            Err(error) => {
-                self.report.problem(self.dir, &error);
-                Vec::new()
-            }
-        };
+        if let Err(error) = EpochFile::read(self.disk(), &files::epoch(self.dir)) {
+            self.report.problem(self.dir, &error);
+        }
         let region = files::region(self.dir, manifest.region);
-        let marks = Marks::read(self.disk(), &region)?;
-        for (shard, flushed) in manifest.logs.iter().enumerate() {
-            let id = ShardId(u16::try_from(shard).expect("at most 256 shards"));
-            let marked = marks
-                .iter()
-                .find(|(s, _)| *s == id)
-                .map_or(0, |(_, seq)| *seq);
-            let known = Known {
-                log: LogId {
-                    dataset: self.id.clone(),
-                    region: manifest.region,
-                    shard: id,
-                },
-                lineage: Some(manifest.lineage),
-                durable_seq: marked.max(flushed.complete_seq).max(flushed.position.seq),
-                // Everything is read, what is in tables too.
-                flushed_seq: flushed.position.seq,
-                led: &|epoch| led.contains(&epoch),
-                fork_seq: None,
-            };
-            match plan(self.disk(), &region, &known) {
+        for plan in plans_of(self.env, &self.id, self.dir, &manifest)? {
+            match plan {
                 Ok(plan) => self.log(&plan),
                 Err(error) => self.report.problem(&region, &error),
             }

@@ -39,6 +39,13 @@ fn end_of(log: &Arc<Log>, base: &ShardEnd, seq: u64) -> Result<Place> {
             false => Place::Nowhere,
         });
     };
+    // Older segments may still be there for the values in them, with gaps between: the log that can be
+    // shipped starts behind the base, whose footer went with it.
+    if seq <= base.position.seq && base.position.seq > 0 {
+        return Ok(Place::Pruned {
+            first_available: base.position.seq + 1,
+        });
+    }
     if seq < first.first_seq() {
         return Ok(match seq == 0 && first.first_seq() == 1 {
             true => Place::End {

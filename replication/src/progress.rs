@@ -4,7 +4,7 @@
 //! |-------|----------------------|---------|
 //! | Judging | none | the verdicts: to Agreeing, or to Shipping where all agree |
 //! | Agreeing | Ends, BundleAsk, Credit | Ends: to Judging; BundleAsk: to Pinning |
-//! | Shipping | Ack, Credit | the end of the connection |
+//! | Shipping | Ack, Credit, BundleAsk | BundleAsk before any byte: to Pinning; the end of the connection |
 //! | Pinning | none | the pinned bundle: to Listed |
 //! | Listed | BundleFrom | it: to Sending |
 //! | Sending | Credit | the last byte: to Agreeing |
@@ -141,7 +141,14 @@ impl Progress {
         self.heard_ms = now;
         match (&self.state, message) {
             (State::Agreeing, Message::Ends(ends)) => self.asked(ends),
-            (State::Agreeing, Message::BundleAsk { again }) => {
+            // Both agree on a place that the follower cannot cut to: what lies behind it is in its
+            // tables. Nothing was shipped yet, because it granted no credit.
+            (State::Agreeing | State::Shipping, Message::BundleAsk { again })
+                if self.purse.spent() == 0 =>
+            {
+                self.streams
+                    .values_mut()
+                    .for_each(|stream| stream.place = None);
                 self.state = State::Pinning;
                 Ok(Step::Pin(again))
             }

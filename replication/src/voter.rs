@@ -63,16 +63,19 @@ pub struct Voter {
     identity: Identity,
     // Invariant: never falls.
     promise: Promise,
+    // Requests for epochs up to it are refused.
+    highest: Epoch,
     peers: BTreeMap<ConnId, Peer>,
     actions: VecDeque<Action>,
 }
 
 impl Voter {
-    /// A voter that has promised this before.
-    pub fn new(identity: Identity, promise: Promise) -> Voter {
+    /// A voter that has promised this before, and led or followed epochs up to `highest`.
+    pub fn new(identity: Identity, promise: Promise, highest: Epoch) -> Voter {
         Voter {
             identity,
             promise,
+            highest,
             peers: BTreeMap::new(),
             actions: VecDeque::new(),
         }
@@ -146,13 +149,18 @@ impl Voter {
                     to: peer.node,
                 };
                 let again = promise == self.promise;
-                if epoch > self.promise.epoch || again {
+                if again || epoch > self.promise.epoch.max(self.highest) {
                     peer.busy = true;
                     self.actions.push_back(Action::Promise(conn, promise));
                 } else {
-                    let refused = Message::PromiseRefused {
-                        promise: self.promise,
+                    let promise = match self.highest > self.promise.epoch {
+                        true => Promise {
+                            epoch: self.highest,
+                            to: self.identity.node,
+                        },
+                        false => self.promise,
                     };
+                    let refused = Message::PromiseRefused { promise };
                     self.actions.push_back(Action::Send(conn, refused));
                 }
             }
@@ -339,6 +347,7 @@ mod tests {
                 epoch: Epoch(3),
                 to: NodeId([9; 16]),
             },
+            Epoch(0),
         );
         let actions = feed(&mut voter, Event::Frame(CONN, hello(2)));
         assert!(matches!(
@@ -414,7 +423,7 @@ mod tests {
     fn a_node_without_a_history_does_not_vote_until_it_has_one() {
         let mut fresh = identity(1);
         fresh.lineage = Lineage::default();
-        let mut voter = Voter::new(fresh, Promise::default());
+        let mut voter = Voter::new(fresh, Promise::default(), Epoch(0));
         let Message::Hello(mut asks) = hello(2) else {
             unreachable!("it is a hello")
         };

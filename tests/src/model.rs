@@ -200,17 +200,17 @@ impl Model {
         }
         let print = self.tip.print;
         self.commits.push(Commit { changes, print });
-        self.keep(kept);
-    }
-
-    /// Everything so far was acknowledged at a level.
-    pub fn keep(&mut self, kept: Kept) {
         if kept != Kept::Unknown {
             self.kept_kill = self.commits.len();
         }
         if kept == Kept::Power {
             self.kept_power = self.commits.len();
         }
+    }
+
+    /// Everything that was acknowledged at any level is durable now.
+    pub fn settle(&mut self) {
+        self.kept_power = self.kept_kill;
     }
 
     /// Judges the state that an open found after the end of a life, and makes it the certain one.

@@ -53,6 +53,8 @@ pub enum Op {
     CrashAfter(u64, Crash),
     /// Opens for reading beside the writer and reads everything.
     Reader,
+    /// Makes a checkpoint, opens it, and expects it to stay as it is.
+    Checkpoint,
 }
 
 /// How the process or the machine dies, and again while it recovers.

@@ -192,7 +192,8 @@ impl Plan {
             925..955 => Op::Advance(*self.rng.pick(&[1, 50, 200, 2_000])),
             955..965 => Op::Reopen,
             965..968 => Op::Reader,
-            968..983 => self.crash(Op::Crash),
+            968..970 => Op::Checkpoint,
+            970..984 => self.crash(Op::Crash),
             _ => {
                 let after = self.rng.within(0, 60) as u64;
                 self.crash(|crash| Op::CrashAfter(after, crash))

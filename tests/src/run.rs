@@ -67,8 +67,18 @@ pub struct Run<'a> {
     pub tally: Tally,
     open: Option<Opened>,
     snapshots: Vec<(Snapshot, State)>,
+    checkpoint: Option<Checkpoint>,
     armed: Option<Crash>,
     next_value: u64,
+}
+
+/// A checkpoint and what it must show.
+#[derive(Clone)]
+struct Checkpoint {
+    path: String,
+    state: State,
+    /// Whether its call has returned: from then on it survives everything.
+    is_done: bool,
 }
 
 /// An open database.
@@ -116,18 +126,20 @@ impl<'a> Run<'a> {
             tally: Tally::default(),
             open: None,
             snapshots: Vec::new(),
+            checkpoint: None,
             armed: None,
             next_value: 0,
         }
     }
 
     /// A run that goes on where another one ended, on another machine.
-    pub fn resume(case: &'a Case, machine: SimEnv, model: Model) -> Run<'a> {
+    pub fn resume(before: &Run<'a>, machine: SimEnv) -> Run<'a> {
         Run {
-            model,
+            model: before.model.clone(),
+            checkpoint: before.checkpoint.clone(),
             // Values stay unique: no life makes this many.
             next_value: 1 << 32,
-            ..Run::new(case, machine)
+            ..Run::new(before.case, machine)
         }
     }
 
@@ -263,18 +275,18 @@ impl<'a> Run<'a> {
             }
             Op::Flush => {
                 self.opened().dataset.flush()?;
-                self.model.keep(Kept::Power);
+                self.model.settle();
                 Ok(())
             }
             Op::Compact => {
                 self.opened().dataset.compact()?;
-                self.model.keep(Kept::Power);
+                self.model.settle();
                 Ok(())
             }
             Op::Background(count) => Ok(self.opened().db.run_background(*count).map(|_| ())?),
             Op::Sync => {
                 self.opened().dataset.sync()?;
-                self.model.keep(Kept::Power);
+                self.model.settle();
                 Ok(())
             }
             Op::Advance(ms) => {
@@ -290,6 +302,7 @@ impl<'a> Run<'a> {
                 Ok(())
             }
             Op::Reader => self.reader(),
+            Op::Checkpoint => self.make_checkpoint(),
         }
     }
 
@@ -427,7 +440,7 @@ impl<'a> Run<'a> {
         let opened = self.open.take().expect("the database is open");
         opened.db.close()?;
         drop(opened);
-        self.model.keep(Kept::Power);
+        self.model.settle();
         self.tally.add("reopens", 1);
         self.open_and_check(End::Close)
     }
@@ -480,6 +493,15 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Closes, whatever comes of it.
+    pub fn close_quietly(&mut self) {
+        self.snapshots.clear();
+        if let Some(opened) = self.open.take() {
+            // A fault may have stopped it; the next open tells what is there.
+            let _ = opened.db.close();
+        }
+    }
+
     /// Lets go of everything as the death of the process does: without another call.
     pub fn abandon(&mut self) {
         self.machine.disk.crash_at(0);
@@ -503,6 +525,7 @@ impl<'a> Run<'a> {
         let (commits, count) = (self.model.commit_count(), self.case.keyspace_count);
         let found = read_dataset(&dataset, count)?;
         let kept = self.model.recover(&found, end)?;
+        self.check_checkpoint()?;
         if end == End::Power {
             self.tally.add("unsynced commits kept", kept as u64);
             self.tally
@@ -538,6 +561,39 @@ impl<'a> Run<'a> {
         }
         unchanged(&before, &self.machine.disk)?;
         self.tally.add("readers", 1);
+        Ok(())
+    }
+
+    fn make_checkpoint(&mut self) -> Result<(), Failure> {
+        self.next_value += 1;
+        let path = format!("/checkpoint-{}", self.next_value);
+        self.checkpoint = Some(Checkpoint {
+            path: path.clone(),
+            state: self.model.now().clone(),
+            is_done: false,
+        });
+        self.opened().db.checkpoint(&path)?;
+        self.model.settle();
+        self.checkpoint.as_mut().expect("set above").is_done = true;
+        self.tally.add("checkpoints", 1);
+        self.check_checkpoint()
+    }
+
+    /// A checkpoint is there whole or, before its call has returned, not at all.
+    fn check_checkpoint(&self) -> Result<(), Failure> {
+        let Some(checkpoint) = &self.checkpoint else {
+            return Ok(());
+        };
+        let is_there = self.env().disk.stat(Path::new(&checkpoint.path)).is_ok();
+        if !is_there && !checkpoint.is_done {
+            return Ok(());
+        }
+        let count = self.case.keyspace_count;
+        let found = read_only_at(&checkpoint.path, &self.case.options, self.env(), count)?;
+        if found != checkpoint.state {
+            let difference = checkpoint.state.difference(&found);
+            return Err(format!("the checkpoint (expected / found):\n{difference}").into());
+        }
         Ok(())
     }
 
@@ -577,8 +633,12 @@ pub fn name(keyspace: usize) -> String {
 /// # Errors
 /// What the engine said.
 pub fn read_only(options: &Options, env: Env, count: usize) -> Result<State, Failure> {
+    read_only_at(ROOT, options, env, count)
+}
+
+fn read_only_at(path: &str, options: &Options, env: Env, count: usize) -> Result<State, Failure> {
     let absent = |error: &Error| matches!(error, Error::NotFound { .. });
-    let db = match options.clone().open_read_only_with(ROOT, env) {
+    let db = match options.clone().open_read_only_with(path, env) {
         Err(error) if absent(&error) => return Ok(State::empty(count)),
         db => db?,
     };

@@ -110,7 +110,7 @@ impl Judge<'_> {
             disk: image.disk.fork(),
             ..image.clone()
         };
-        let mut opened = Run::resume(self.case, image, self.run.model.clone());
+        let mut opened = Run::resume(self.run, image);
         opened.open_and_check(end).map_err(|e| e.to_string())?;
         let calls = opened.machine.disk.io_count();
         same(
@@ -195,7 +195,7 @@ impl Judge<'_> {
             ..image.clone()
         };
         machine.disk.crash_at(at);
-        let mut run = Run::resume(self.case, machine, self.run.model.clone());
+        let mut run = Run::resume(self.run, machine);
         let first = run.open_and_check(end);
         if !run.machine.disk.is_dead() {
             return first.map_err(|e| e.to_string());
@@ -213,7 +213,7 @@ impl Judge<'_> {
             None => End::Power,
         };
         std::mem::swap(&mut run.machine, &mut again);
-        let mut second = Run::resume(self.case, run.machine.clone(), self.run.model.clone());
+        let mut second = Run::resume(self.run, run.machine.clone());
         second.open_and_check(end).map_err(|e| e.to_string())?;
         if self.damage.is_some() {
             same(

@@ -17,6 +17,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         ("reopens and marks", reopens_and_marks()),
         ("four ranges", four_ranges()),
         ("os without images", os_without_images()),
+        ("checkpoint", checkpoint()),
     ]
 }
 
@@ -119,6 +120,26 @@ fn large_values() -> Case {
         put(4, 40_000, Disk),
     ]);
     script(small_options(), ops)
+}
+
+/// A checkpoint of tables, sealed segments and growing ones, while the database goes on to drop and
+/// to use again what it was made of.
+fn checkpoint() -> Case {
+    let mut ops: Vec<Op> = (0..7).map(|n| put(n, 12_000, Os)).collect();
+    ops.extend([Op::Flush, put(0, 9_000, Os), put(1, 70, Disk)]);
+    ops.extend([put(2, 9_000, Os), Op::Checkpoint]);
+    ops.extend((0..8).map(|n| put(n, 13_000, Os)));
+    ops.extend([
+        Op::Flush,
+        Op::Compact,
+        put(3, 40_000, Os),
+        put(4, 40_000, Disk),
+    ]);
+    let options = Options {
+        router: ShardRouter::hash(2).unwrap(),
+        ..small_options()
+    };
+    script(options, ops)
 }
 
 /// Several lives, with time passing, so that durable marks are written between syncs.

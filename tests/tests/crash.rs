@@ -1,4 +1,5 @@
 //! Deaths at every call of reference workloads, with every damage that the crash model knows.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use strandline_tests::sweep::{Depth, sweep};
 use strandline_tests::{seed, workload};
@@ -76,4 +77,9 @@ fn several_lives_with_marks_survive() {
 #[test]
 fn four_shards_by_ranges_survive() {
     judge("four ranges", &["flushes", "compactions"]);
+}
+
+#[test]
+fn a_checkpoint_is_there_whole_or_not_at_all() {
+    judge("checkpoint", &["checkpoints", "compactions", "flushes"]);
 }

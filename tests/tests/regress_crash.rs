@@ -1,4 +1,5 @@
 //! Crashes that once lost or refused something, one test for each.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use strandline::Durability::{Disk, Os};
 use strandline::Options;
@@ -172,4 +173,33 @@ fn the_directory_of_the_logs_is_made_durable_wherever_it_is_made() {
                 .unwrap_or_else(|error| panic!("call {at} seed {seed}: {error}"));
         }
     }
+}
+
+/// A compaction right after an open stored a manifest that named the new epoch, whose first batch was
+/// not durable. A crash lost that batch, the next epoch began at the same sequence, and a second crash
+/// left a log and a manifest that together told of two leaderships in one place: the next manifest
+/// could not be read.
+#[test]
+fn a_manifest_names_no_epoch_whose_start_may_be_lost() {
+    let put = |key| Op::Put(0, key, 100, Os);
+    let options = Options {
+        run_count_max: 1,
+        ..small_options()
+    };
+    let ops = vec![
+        put(1),
+        Op::Flush,
+        put(2),
+        Op::Flush,
+        Op::Reopen,
+        // Stores a manifest, syncs no log.
+        Op::Background(1),
+        crash(Damage::LoseAll, 1),
+        put(3),
+        Op::Sync,
+        crash(Damage::LoseAll, 1),
+        Op::Flush,
+        Op::Reopen,
+    ];
+    run(&script(options, ops)).unwrap();
 }

@@ -152,6 +152,13 @@ impl Pool {
         Ok(true)
     }
 
+    /// Forgets the spares in a directory: its log is opened anew, and that removes leftovers.
+    pub fn forget(&self, dir: &Path) {
+        self.spares
+            .lock()
+            .retain(|spare| spare.path.parent() != Some(dir));
+    }
+
     /// Removes all spares: at close, and when the database has been idle.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ use crate::ids::{Epoch, Hlc, LogId, Position};
 use crate::io::{Access, Disk, File, FileKind, Map, read_exact_at};
 use crate::segment::{
     Footer, SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, TRAILER_LEN, parse_file_name,
+    path_of,
 };
 use crate::writer::{Summary, Tail};
 
@@ -296,7 +297,13 @@ impl Walk<'_> {
         };
         if let Some(reason) = discontinuity(&opened.header, &expected) {
             let seq = expected.next_seq;
-            return self.broken(path, 0, seq, None, &reason, rest);
+            // What is between two segments had a name, too.
+            let error = (opened.header.first_seq > seq).then(|| {
+                let absent = path_of(&self.plan.dir, self.known.log.shard, seq);
+                let wanted = format!("a segment from record {seq}");
+                Error::corrupt(&absent, 0, "file", wanted, "no such file")
+            });
+            return self.broken(path, 0, seq, error, &reason, rest);
         }
         self.content(path, &opened, expected, rest)
     }

@@ -58,6 +58,16 @@ impl Acks {
         self.changed.notify_all();
     }
 
+    /// Per shard, the last sequence that enough followers confirm at a level; 0 where none do.
+    pub fn confirmed(&self, level: Durability) -> Vec<u64> {
+        let state = self.state.lock();
+        state
+            .shards
+            .iter()
+            .map(|acks| confirmed(acks, level).unwrap_or_default())
+            .collect()
+    }
+
     /// Nothing is acknowledged from here on.
     pub fn fence(&self, error: Error) {
         self.state.lock().fenced = Some(error);

@@ -22,8 +22,8 @@ use crate::checkpoint::{CheckpointReport, copy_dataset};
 use crate::dataset::{DatasetInner, Reopen};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::manifest::Manifest;
-use crate::store::Role;
+use crate::manifest::{EpochEntry, Manifest};
+use crate::store::{Role, Store};
 
 const KIND_MANIFEST: u8 = 1;
 const KIND_TABLE: u8 = 2;
@@ -31,6 +31,8 @@ const KIND_TABLE: u8 = 2;
 const KIND_SEGMENT: u8 = 3;
 const KIND_MARKS: u8 = 4;
 const SEQ_BITS: u32 = 48;
+/// Name of the directory that tells [`finish_install`] to keep what is replaced.
+const KEEP: &str = "KEEP-";
 
 /// The bundles that one dataset gives out. The last one stays pinned for a follower that comes back.
 pub(super) struct Bundles {
@@ -377,11 +379,11 @@ impl Sink {
 
     fn take_over(&mut self) -> Result<Vec<ShardEnd>> {
         let is_complete = |r: &Receiving| r.place.file as usize == r.plan.files.len();
-        if !self.receiving.take().as_ref().is_some_and(is_complete) {
+        let Some(receiving) = self.receiving.take().filter(is_complete) else {
             return Err(Error::Replication(
                 "a bundle that is not complete".to_owned(),
             ));
-        }
+        };
         let staging = self.staging();
         let disk = self.env.disk.as_ref();
         let manifest = Manifest::load(disk, &files::manifest(&staging))?
@@ -391,6 +393,14 @@ impl Sink {
             disk.sync_dir(&dir).during("sync directory", &dir)?;
         }
         let (root, id, env) = (self.root.clone(), self.id.clone(), self.env.clone());
+        let is_forked = forked(&self.dataset.store(), &manifest, &receiving.plan.ends);
+        if is_forked {
+            // What only this node has is kept, whole: see `finish_install`.
+            let keep = staging.join(format!("{KEEP}{}", receiving.plan.id));
+            disk.create_dir_all(&keep)
+                .during("create directory", &keep)?;
+            disk.sync_dir(&staging).during("sync directory", &staging)?;
+        }
         let swap = || {
             // Promises outlive the data that they were made over.
             let disk = env.disk.as_ref();
@@ -420,7 +430,34 @@ fn install_dir(root: &Path, id: &DatasetId) -> PathBuf {
     root.join(format!("INSTALL-{id}"))
 }
 
+/// Whether this node has records that are not in the history that a bundle belongs to.
+fn forked(store: &Store, manifest: &Manifest, ends: &[ShardEnd]) -> bool {
+    store.positions().iter().enumerate().any(|(n, own)| {
+        let shard = ShardId(n as u16);
+        let (ours, theirs) = (store.epochs_of(shard), &manifest.epochs[n]);
+        let Some(at) = ours.iter().rposition(|entry| theirs.contains(entry)) else {
+            return own.seq > 0;
+        };
+        let their_at = theirs
+            .iter()
+            .position(|entry| *entry == ours[at])
+            .expect("it is in both");
+        let end = |list: &[EpochEntry], at: usize, end: u64| {
+            list.get(at + 1).map_or(end, |next| next.first_seq - 1)
+        };
+        let their_end = ends
+            .iter()
+            .find(|end| end.shard == shard)
+            .map_or(0, |e| e.position.seq);
+        let common = end(&ours, at, own.seq).min(end(theirs, their_at, their_end));
+        own.seq > common
+    })
+}
+
 /// Puts a complete bundle in its dataset's place. Doing it again does no harm.
+///
+/// Where the old data had records of its own, a directory `KEEP-{bundle}` says so: all of it moves to
+/// `divergent/replaced-{bundle}` of the new. It is a dataset like any other, to be looked into.
 fn finish_install(env: &Env, root: &Path, id: &DatasetId) -> Result<()> {
     let disk = env.disk.as_ref();
     let (from, to) = (install_dir(root, id), files::dataset(root, id));
@@ -428,6 +465,23 @@ fn finish_install(env: &Env, root: &Path, id: &DatasetId) -> Result<()> {
     if disk.stat(&tails.0).is_ok() && disk.stat(&tails.1).is_err() {
         disk.rename(&tails.0, &tails.1).during("rename", &tails.0)?;
         disk.sync_dir(&from).during("sync directory", &from)?;
+    }
+    let entries = disk.list(&from).during("list", &from)?;
+    if let Some(bundle) = entries
+        .iter()
+        .find_map(|entry| entry.name.strip_prefix(KEEP))
+    {
+        disk.create_dir_all(&tails.1)
+            .during("create directory", &tails.1)?;
+        if disk.stat(&to).is_ok() {
+            let kept = tails.1.join(format!("replaced-{bundle}"));
+            disk.rename(&to, &kept).during("rename", &to)?;
+            for dir in [&tails.1, &from, &root.to_owned()] {
+                disk.sync_dir(dir).during("sync directory", dir)?;
+            }
+        }
+        let keep = from.join(format!("{KEEP}{bundle}"));
+        disk.remove_dir_all(&keep).during("remove", &keep)?;
     }
     disk.remove_dir_all(&to).during("remove", &to)?;
     disk.sync_dir(root).during("sync directory", root)?;

@@ -147,19 +147,22 @@ impl LogSource for Joint {
                 to: NodeId(store.node().node),
             };
         }
-        let file = store.epoch_file().lock();
+        let node = store.node().node;
+        let (epoch, to) = store.epoch_file().lock().binding(node);
         Promise {
-            epoch: file.epochs().promised,
-            to: NodeId(file.epochs().promised_to),
+            epoch,
+            to: NodeId(to),
         }
     }
 
+    fn highest_epoch(&self) -> Epoch {
+        super::node::highest_epoch(&self.store())
+    }
+
     fn promise(&self, promise: Promise) -> Result<(), ReplicationError> {
-        Ok(self
-            .store()
-            .epoch_file()
-            .lock()
-            .promise(promise.epoch, promise.to.0)?)
+        let store = self.store();
+        let mut file = store.epoch_file().lock();
+        Ok(file.promise(promise.epoch, promise.to.0, store.node().node)?)
     }
 
     fn sync(&self, shard: ShardId) -> Result<u64, ReplicationError> {

@@ -147,10 +147,10 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        if let Some(hub) = self.dataset.database().hub() {
-            if self.dataset.role() == Role::Follower {
-                hub.retire(&self.dataset);
-            }
+        if self.dataset.role() == Role::Follower
+            && let Some(hub) = self.dataset.database().hub()
+        {
+            hub.retire(&self.dataset);
         }
     }
 }
@@ -213,6 +213,12 @@ impl Dataset {
             None => self.database().start_hub("127.0.0.1:0")?,
         };
         hub.promote(self, how)
+    }
+
+    /// Per shard, the last sequence that enough followers confirm at a level: what a write at that
+    /// level waits for. For callers that do not want to wait.
+    pub fn confirmed(&self, level: crate::Durability) -> Vec<u64> {
+        self.inner().acks.confirmed(level)
     }
 
     /// The followers that were seen since this node leads.

@@ -22,9 +22,14 @@ use super::{FollowStatus, FollowerStatus, Promotion};
 use crate::dataset::{Dataset, DatasetInner, Reopen};
 use crate::error::{Error, Result};
 use crate::store::Role;
+use crate::store::recover::NO_LINEAGE;
 
 /// Most reports that wait for the next step.
 const REPORT_COUNT_MAX: usize = 4096;
+
+/// A forced leadership skips this many epochs: what others promised to candidates that nobody can ask
+/// now lies below it.
+const FORCED_EPOCH_STEP: u32 = 1_000;
 
 /// Reports of the driver's stores, in order.
 type Reports = Arc<Mutex<VecDeque<(DatasetId, Report)>>>;
@@ -153,6 +158,8 @@ impl Node {
         if inner.store().role() != Role::Follower {
             inner.reopen(Reopen::role(Role::Follower), || Ok(()))?;
         }
+        let store = inner.store();
+        store.epoch_file().lock().follow()?;
         let leader = peers.first().cloned().unwrap_or_default();
         self.status.lock().insert(
             id,
@@ -188,10 +195,16 @@ impl Node {
         if inner.store().role() != Role::Follower {
             inner.reopen(Reopen::role(Role::Follower), || Ok(()))?;
         }
+        if inner.store().lineage() == NO_LINEAGE {
+            // It may have been wiped: what it once confirmed is not here.
+            let text = "this node never met its leader and has nothing to lead with; follow first";
+            return Err(Error::Replication(text.to_owned()));
+        }
         self.member(&id).campaign = Campaign::Open;
         if how.force {
             let lost = "what only the other nodes hold: none of them was asked".to_owned();
-            return self.take_over(now, &id, None, Some(lost));
+            let epoch = Epoch(highest_epoch(&inner.store()).0 + FORCED_EPOCH_STEP);
+            return self.take_over(now, &id, epoch, Some(lost));
         }
         let options = CandidateOptions {
             peers: how.peers.clone(),
@@ -289,14 +302,23 @@ impl Node {
                 ));
             }
             Report::BundleBegun { .. } => {}
-            Report::BundleInstalled { .. } => observed.bundle_count += 1,
+            Report::BundleInstalled { .. } => {
+                observed.bundle_count += 1;
+                let store = member.dataset.store();
+                let kept = store.env().disk.list(&crate::files::divergent(store.dir()));
+                let is_kept = |e: &strandline_wal::io::DirEntry| e.name.starts_with("replaced-");
+                if kept.is_ok_and(|entries| entries.iter().any(is_kept)) {
+                    let text = "its data forked from the leader's and was saved under divergent/";
+                    observed.last_cut = Some(text.to_owned());
+                }
+            }
             Report::Stopped { why } => {
                 observed.connected = false;
                 observed.last_error = Some(why.to_string());
             }
             Report::Elected { epoch } => {
                 drop(status);
-                if let Err(error) = self.take_over(now, id, Some(epoch), None) {
+                if let Err(error) = self.take_over(now, id, epoch, None) {
                     self.member(id).campaign = Campaign::Lost(error);
                 }
             }
@@ -311,7 +333,7 @@ impl Node {
         &mut self,
         now: Now,
         id: &DatasetId,
-        elected: Option<Epoch>,
+        elected: Epoch,
         may_be_lost: Option<String>,
     ) -> Result<()> {
         self.driver.command(now, Command::Retire(id.clone()));
@@ -320,7 +342,7 @@ impl Node {
             Reopen {
                 role: Role::Leader,
                 forks: None,
-                elected,
+                elected: Some(elected),
             },
             || Ok(()),
         )?;
@@ -349,6 +371,18 @@ impl Node {
             }
         }
     }
+}
+
+/// The highest epoch that a node opened, promised or has in its logs.
+pub(super) fn highest_epoch(store: &crate::store::Store) -> Epoch {
+    let file = store.epoch_file().lock();
+    let epochs = file.epochs();
+    let known = epochs.opened.max(epochs.promised).max(epochs.claimed);
+    store
+        .positions()
+        .iter()
+        .map(|end| end.epoch)
+        .fold(known, Epoch::max)
 }
 
 /// The followers of a dataset, as the gauges have them.

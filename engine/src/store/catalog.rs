@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use parking_lot::RwLock;
 use strandline_wal::ShardId;
-use strandline_wal::batch::{Kind, Payload, SealedPayload, flags};
+use strandline_wal::batch::{Kind, Payload, Record, SealedPayload, flags};
 
 /// Code of the control record.
 pub(crate) const KEYSPACE_CREATED: u8 = 128;
@@ -73,6 +73,12 @@ pub(crate) fn payload(number: u32, name: &str) -> SealedPayload {
         .push(Kind::Control, ShardId(0), &[&[KEYSPACE_CREATED]], &body)
         .expect("one small record fits");
     payload.seal(flags::CONTROL)
+}
+
+/// The keyspace that a control record creates: its number and its name. `None` for other records.
+pub fn keyspace_created<'a>(record: &Record<'a>) -> Option<(u32, &'a str)> {
+    let is_ours = record.kind == Kind::Control && record.head == [KEYSPACE_CREATED];
+    is_ours.then(|| decode(record.body)).flatten()
 }
 
 /// Number and name out of a record's body.

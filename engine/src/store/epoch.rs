@@ -7,9 +7,10 @@
 //! | 0 | 4 | opened | highest epoch that this node opened as the writer |
 //! | 4 | 4 | promised | messages of lower epochs are refused |
 //! | 8 | 16 | promised_to | the node whose claim to that epoch was promised |
-//! | 24 | 2 | follows | 1 where the dataset follows another node's; it opens as a follower then |
-//! | 26 | 2 | led_count | number of epochs that follow, newest last |
-//! | 28 | 4 | led | epochs that this node led itself, 4 bytes each, at most 100 |
+//! | 24 | 4 | claimed | the epoch that this node last wanted for itself; 0 once it gave that up |
+//! | 28 | 2 | follows | 1 where the dataset follows another node's; it opens as a follower then |
+//! | 30 | 2 | led_count | number of epochs that follow, newest last |
+//! | 32 | 4 | led | epochs that this node led itself, 4 bytes each, at most 100 |
 
 use std::path::Path;
 
@@ -21,7 +22,7 @@ const MAGIC: [u8; 4] = *b"SDLE";
 const SLOT_LEN: usize = 512;
 const LED_COUNT_MAX: usize = 100;
 
-const _: () = assert!(28 + 4 * LED_COUNT_MAX + 20 <= SLOT_LEN);
+const _: () = assert!(32 + 4 * LED_COUNT_MAX + 20 <= SLOT_LEN);
 
 /// The open file and what it says.
 pub(crate) struct EpochFile {
@@ -36,6 +37,8 @@ pub(crate) struct Epochs {
     pub promised: Epoch,
     /// Whose claim to it was promised.
     pub promised_to: [u8; 16],
+    /// What this node wanted for itself.
+    pub claimed: Epoch,
     /// Whether the dataset follows another node's.
     pub follows: bool,
     /// Newest last. Only the newest matter: older segments are flushed and gone.
@@ -66,14 +69,9 @@ impl EpochFile {
 
     /// Opens an epoch as the writer: the one that this node was elected for, or the next one, higher
     /// than `seen` and than anything promised. Durable on return.
-    pub fn open_next(
-        &mut self,
-        seen: Epoch,
-        elected: Option<Epoch>,
-        node: [u8; 16],
-    ) -> Result<Epoch> {
+    pub fn open_next(&mut self, seen: Epoch, elected: Option<Epoch>) -> Result<Epoch> {
         let mut next = self.state.clone();
-        let highest = next.opened.max(next.promised).max(seen);
+        let highest = next.opened.max(next.promised).max(next.claimed).max(seen);
         next.opened = match elected {
             Some(epoch) if epoch > seen && epoch > next.opened && epoch >= next.promised => epoch,
             _ => Epoch(
@@ -83,9 +81,7 @@ impl EpochFile {
                     .expect("epochs outlast the machine"),
             ),
         };
-        if elected.is_some() {
-            (next.promised, next.promised_to) = (next.opened, node);
-        }
+        next.claimed = next.claimed.max(next.opened);
         next.follows = false;
         next.led.push(next.opened);
         if next.led.len() > LED_COUNT_MAX {
@@ -97,33 +93,36 @@ impl EpochFile {
     }
 
     /// Promises to take nothing of an epoch below this one, nor of this one from another node;
-    /// durable on return.
-    pub fn promise(&mut self, epoch: Epoch, to: [u8; 16]) -> Result<()> {
-        if epoch < self.state.promised {
-            return Ok(());
+    /// durable on return. A promise to `node`, which is this one, is a claim.
+    pub fn promise(&mut self, epoch: Epoch, to: [u8; 16], node: [u8; 16]) -> Result<()> {
+        let mut next = self.state.clone();
+        if to == node {
+            next.claimed = next.claimed.max(epoch);
+        } else if epoch >= next.promised {
+            (next.promised, next.promised_to) = (epoch, to);
         }
-        self.store(Epochs {
-            promised: epoch,
-            promised_to: to,
-            ..self.state.clone()
-        })
+        self.store(next)
+    }
+
+    /// The promise that binds this node: to another, or its own claim where that is higher.
+    pub fn binding(&self, node: [u8; 16]) -> (Epoch, [u8; 16]) {
+        match self.state.claimed > self.state.promised {
+            true => (self.state.claimed, node),
+            false => (self.state.promised, self.state.promised_to),
+        }
     }
 
     /// Notes that the dataset follows another node's; durable on return. A claim of this node's own
     /// is given up by it: only promises to others bind.
-    pub fn follow(&mut self, node: [u8; 16]) -> Result<()> {
-        let claims = self.state.promised_to == node && self.state.promised > Epoch(0);
-        if self.state.follows && !claims {
+    pub fn follow(&mut self) -> Result<()> {
+        if self.state.follows && self.state.claimed == Epoch(0) {
             return Ok(());
         }
-        let mut next = Epochs {
+        self.store(Epochs {
             follows: true,
+            claimed: Epoch(0),
             ..self.state.clone()
-        };
-        if claims {
-            (next.promised, next.promised_to) = (Epoch(next.promised.0 - 1), [0; 16]);
-        }
-        self.store(next)
+        })
     }
 
     fn store(&mut self, next: Epochs) -> Result<()> {
@@ -135,6 +134,7 @@ impl EpochFile {
         payload.extend_from_slice(&next.opened.0.to_le_bytes());
         payload.extend_from_slice(&next.promised.0.to_le_bytes());
         payload.extend_from_slice(&next.promised_to);
+        payload.extend_from_slice(&next.claimed.0.to_le_bytes());
         payload.extend_from_slice(&u16::from(next.follows).to_le_bytes());
         payload.extend_from_slice(&(next.led.len() as u16).to_le_bytes());
         for epoch in &next.led {
@@ -156,7 +156,7 @@ fn decode(loaded: Option<Loaded>, path: &Path) -> Result<Epochs> {
             path,
             16,
             "epochs",
-            "28 bytes and 4 for each epoch led",
+            "32 bytes and 4 for each epoch led",
             found,
         )
     })
@@ -166,6 +166,7 @@ fn parse(payload: &[u8]) -> Option<Epochs> {
     let (opened, rest) = payload.split_first_chunk()?;
     let (promised, rest) = rest.split_first_chunk()?;
     let (promised_to, rest) = rest.split_first_chunk()?;
+    let (claimed, rest) = rest.split_first_chunk()?;
     let (follows, rest) = rest.split_first_chunk()?;
     let (count, rest) = rest.split_first_chunk()?;
     if rest.len() != 4 * usize::from(u16::from_le_bytes(*count)) {
@@ -176,6 +177,7 @@ fn parse(payload: &[u8]) -> Option<Epochs> {
         opened: Epoch(u32::from_le_bytes(*opened)),
         promised: Epoch(u32::from_le_bytes(*promised)),
         promised_to: *promised_to,
+        claimed: Epoch(u32::from_le_bytes(*claimed)),
         follows: u16::from_le_bytes(*follows) != 0,
         led: led.map(|c| Epoch(u32::from_le_bytes(*c))).collect(),
     })

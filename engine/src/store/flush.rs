@@ -5,11 +5,10 @@
 //! copied; large ones stay in their segment and the table points to them, unless they are so few
 //! there that they would keep the whole segment alive.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use strandline_wal::log::Segment;
 use strandline_wal::{Hlc, IoContext, ShardId};
 
 use super::merge::{CompactionIter, CompactionRules, Merge};
@@ -18,7 +17,7 @@ use super::watermarks::Mark;
 use super::{Counters, Role, Store};
 use crate::error::Result;
 use crate::files;
-use crate::manifest::{FlushedLog, Manifest};
+use crate::manifest::{EpochEntry, FlushedLog, Manifest};
 use crate::table::{
     Cursor, Entry, EntryKind, Identity, LogPlace, PointerSource, Table, TableBuilder, TableMeta,
     TableOptions, ValuePointer, ValueSource,
@@ -242,7 +241,7 @@ impl Store {
         manifest.generation += 1;
         manifest.keyspaces = self.catalog.list();
         manifest.next_keyspace = self.catalog.next();
-        manifest.epochs = self.epochs.lock().clone();
+        manifest.epochs = self.durable_epochs();
         let values = self.pointed(&manifest)?;
         if let Err(error) = manifest.store(disk, &files::manifest(&self.dir)) {
             // Old or new: nobody can tell which one the disk has now.
@@ -259,6 +258,16 @@ impl Store {
         Ok(())
     }
 
+    /// Who led which part of the logs, as far as they are durable: a leadership whose start is lost
+    /// must not stand beside the one that begins in its place.
+    fn durable_epochs(&self) -> Vec<Vec<EpochEntry>> {
+        let mut epochs = self.epochs.lock().clone();
+        for (entries, log) in epochs.iter_mut().zip(&self.logs) {
+            entries.retain(|entry| entry.first_seq <= log.synced_seq());
+        }
+        epochs
+    }
+
     fn stop_unless_full(&self, error: &crate::error::Error) {
         if !error.is_no_space() {
             self.stop(error.clone());
@@ -266,7 +275,7 @@ impl Store {
     }
 
     /// The segments that a manifest's tables point into.
-    fn pointed(&self, manifest: &Manifest) -> Result<Arc<BTreeMap<(ShardId, u64), Arc<Segment>>>> {
+    fn pointed(&self, manifest: &Manifest) -> Result<super::view::PointedSegments> {
         super::recover::pointed_segments(manifest, &self.logs)
     }
 

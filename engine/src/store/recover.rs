@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::{Mutex, RwLock};
 use strandline_wal::group::Group;
 use strandline_wal::io::Env;
-use strandline_wal::log::{Log, Segment};
+use strandline_wal::log::Log;
 use strandline_wal::marks::Marks;
 use strandline_wal::open::{open, open_read_only};
 use strandline_wal::reader::{Reader, Step, StoredBatch};
@@ -169,14 +169,6 @@ impl Opening<'_> {
             }
             return Ok(manifest);
         }
-        if self.role == Role::Reader || !self.shared.options.create {
-            let hint = "; it is created by opening for writing";
-            return Err(Error::NotFound {
-                what: "dataset",
-                name: self.id.to_string(),
-                hint,
-            });
-        }
         let options = &self.shared.options;
         let region = files::region(self.dir, options.node.region);
         // Segments without a manifest are a dataset that lost it, not a new one.
@@ -185,6 +177,14 @@ impl Opening<'_> {
         {
             let found = format!("{} and no manifest", entry.name);
             return Err(LogError::corrupt(&path, 0, "manifest", "a manifest", found).into());
+        }
+        if self.role == Role::Reader || !self.shared.options.create {
+            let hint = "; it is created by opening for writing";
+            return Err(Error::NotFound {
+                what: "dataset",
+                name: self.id.to_string(),
+                hint,
+            });
         }
         disk.create_dir_all(&region)
             .during("create directory", &region)?;
@@ -354,6 +354,7 @@ impl Opening<'_> {
         let staging = files::staging(self.dir);
         disk.remove_dir_all(&staging).during("remove", &staging)?;
         let region = files::region(self.dir, manifest.region);
+        self.shared.pool.forget(&region);
         let entries = match disk.list(&region) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -430,7 +431,7 @@ impl Opening<'_> {
             Role::Reader => return Ok(store),
             Role::Follower => {
                 store.sync_recovered()?;
-                store.epoch_file.lock().follow(store.shared.node.node)?;
+                store.epoch_file.lock().follow()?;
                 return Ok(store);
             }
             Role::Leader => {}
@@ -443,11 +444,7 @@ impl Opening<'_> {
             .map(|w| w.tail().epoch)
             .max()
             .unwrap_or_default();
-        let node = store.shared.node.node;
-        let epoch = store
-            .epoch_file
-            .lock()
-            .open_next(seen, self.elected, node)?;
+        let epoch = store.epoch_file.lock().open_next(seen, self.elected)?;
         let start = strandline_wal::control::EpochStart {
             node: store.shared.node.node,
             incarnation: store.shared.node.incarnation,
@@ -639,7 +636,7 @@ pub(super) fn apply_stored(batch: &StoredBatch, level: &MemLevel, catalog: &Cata
 pub(super) fn pointed_segments(
     manifest: &Manifest,
     logs: &[Arc<Log>],
-) -> Result<Arc<BTreeMap<(ShardId, u64), Arc<Segment>>>> {
+) -> Result<super::view::PointedSegments> {
     let mut segments = BTreeMap::new();
     for file in manifest.tables().flat_map(|table| &table.files) {
         let segment = (file.source == PointerSource::Segment)

@@ -170,7 +170,7 @@ fn every_frame_in_every_state_is_taken_or_refused() {
         ("unknown", &["Hello"]),
         ("judging", &[]),
         ("agreeing", &["Ends", "BundleAsk", "Credit"]),
-        ("shipping", &["Ack", "Credit"]),
+        ("shipping", &["Ack", "Credit", "BundleAsk"]),
         ("pinning", &[]),
         ("listed", &["BundleFrom"]),
         ("sending", &["Credit"]),

@@ -1,0 +1,40 @@
+//! Seeds of a simulated cluster: partitions, crashes, loss, promotions, and what must hold after.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use strandline_tests::cluster::{Cluster, Counters};
+
+const ACTION_COUNT: usize = 250;
+
+fn seeds() -> (u64, u64) {
+    let first = std::env::var("STRANDLINE_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let count = std::env::var("STRANDLINE_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    match (first, count) {
+        (Some(first), None) => (first, 1),
+        (first, count) => (first.unwrap_or(0), count.unwrap_or(500)),
+    }
+}
+
+#[test]
+fn no_seed_loses_what_was_acknowledged() {
+    let (first, count) = seeds();
+    let mut all = Counters::default();
+    for seed in first..first + count {
+        let outcome = Cluster::new(seed).check(ACTION_COUNT);
+        all.merge(&outcome.counters);
+        if seed % 50 == 0 {
+            let again = Cluster::new(seed).check(ACTION_COUNT);
+            assert_eq!(again, outcome, "seed {seed} is not deterministic");
+        }
+    }
+    println!("{count} seeds of 3 nodes from {first}: {:#?}", all.counts);
+    if count >= 100 {
+        for name in Counters::REQUIRED {
+            let n = all.counts.get(name).copied().unwrap_or_default();
+            assert!(n > 0, "{name} never happened in {count} seeds");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! `serve`, `follow`, `promote` and `status`: a node among others.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use strandline::replica::{FollowStatus, Promote as How, remote_status};
+use strandline::{Database, Dataset, NodeRole, Options, Position, ShardRouter};
+use strandline_wal::io::Env;
+
+use crate::failure::{Exit, Failure, Result};
+use crate::open::{self, Place, Writing};
+use crate::signal::Ending;
+use crate::text;
+
+/// How often a node looks for signals and for news to tell.
+const POLL: Duration = Duration::from_millis(100);
+
+/// `strandline serve`
+#[derive(Args)]
+pub struct Serve {
+    #[command(flatten)]
+    place: Place,
+    /// Address to listen on: loopback only, because connections are not authenticated; port 0 takes
+    /// a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    listen: String,
+    #[command(flatten)]
+    writing: Writing,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<Exit> {
+        let mut ending = Ending::prepare()?;
+        open::datasets(&Env::real_pread(), &self.place.dir)?;
+        let (database, _) = self.writing.open(&self.place)?;
+        let server = database.serve(&self.listen)?;
+        say(&format!("listening {}", server.address()))?;
+        ending.wait();
+        server.stop();
+        database.close()?;
+        Ok(Exit::Ok)
+    }
+}
+
+/// Prints a line that another program waits for.
+fn say(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// `strandline follow`
+#[derive(Args)]
+pub struct Follow {
+    #[command(flatten)]
+    place: Place,
+    /// The leader's address
+    #[arg(long, value_name = "ADDR")]
+    leader: String,
+    /// Address to listen on for status calls and promotions of others
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    listen: String,
+}
+
+impl Follow {
+    pub(super) fn run(self) -> Result<Exit> {
+        let mut ending = Ending::prepare()?;
+        let Some(options) = self.options(&mut ending)? else {
+            return Ok(Exit::Ok);
+        };
+        let database = options.open(&self.place.dir)?;
+        let server = database.serve(&self.listen)?;
+        let following = open::follow(&database, &self.leader, &self.place.dataset)?;
+        say(&format!("listening {}", server.address()))?;
+        let mut told = FollowStatus::default();
+        while !ending.has_come() {
+            let now = following.status();
+            tell(&told, &now);
+            told = now;
+            std::thread::sleep(POLL);
+        }
+        following.stop();
+        server.stop();
+        database.close()?;
+        Ok(Exit::Ok)
+    }
+
+    /// The settings of what is stored; of a new copy, with as many shards as the leader has. `None`
+    /// where a signal came before the leader answered.
+    fn options(&self, ending: &mut Ending) -> Result<Option<Options>> {
+        let root = &self.place.dir;
+        let mut options = follower_options(root)?;
+        if is_stored(root, &self.place.dataset)? {
+            return Ok(Some(options));
+        }
+        let mut is_told = false;
+        loop {
+            match remote_status(&self.leader, &self.place.dataset) {
+                Ok(status) => {
+                    let shards = u16::try_from(status.positions.len()).unwrap_or(u16::MAX);
+                    if shards > 1 {
+                        options.router = ShardRouter::hash(shards)?;
+                    }
+                    return Ok(Some(options));
+                }
+                Err(error) if !is_told => {
+                    is_told = true;
+                    eprintln!("waiting for {}: {error}", self.leader);
+                }
+                Err(_) => {}
+            }
+            for _ in 0..5 {
+                if ending.has_come() {
+                    return Ok(None);
+                }
+                std::thread::sleep(POLL);
+            }
+        }
+    }
+}
+
+fn is_stored(root: &Path, dataset: &str) -> Result<bool> {
+    let env = Env::real_pread();
+    if env.disk.stat(root).is_err() {
+        return Ok(false);
+    }
+    let stored = open::datasets(&env, root).unwrap_or_default();
+    Ok(stored.iter().any(|(id, _)| id.as_str() == dataset))
+}
+
+/// Settings that fit what is stored, for a node that claims nothing.
+fn follower_options(root: &Path) -> Result<Options> {
+    let mut options = open::stored_options(&Env::real_pread(), root)?;
+    options.node.role = NodeRole::Follower;
+    Ok(options)
+}
+
+/// Tells on standard error what has changed.
+fn tell(before: &FollowStatus, now: &FollowStatus) {
+    if now.connected && !before.connected {
+        eprintln!("following {}", now.leader);
+    }
+    if let Some(cut) = now
+        .last_cut
+        .as_ref()
+        .filter(|_| before.last_cut != now.last_cut)
+    {
+        eprintln!("{cut}");
+    }
+    if now.bundle_count > before.bundle_count {
+        eprintln!("took a checkpoint of {}", now.leader);
+    }
+    if let Some(why) = now
+        .last_error
+        .as_ref()
+        .filter(|_| before.last_error != now.last_error)
+    {
+        eprintln!("not connected: {why}");
+    }
+}
+
+/// `strandline promote`
+#[derive(Args)]
+pub struct Promote {
+    #[command(flatten)]
+    place: Place,
+    /// Address of another running node of the list; may be repeated
+    #[arg(long = "peer", value_name = "ADDR")]
+    peers: Vec<String>,
+    /// Nodes on the list, this one and dead ones included [default: this one and the peers]
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
+    /// Followers that every acknowledged write waited for: the more, the fewer nodes must answer now
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    confirmed: usize,
+    /// Ask nobody: what only other nodes hold is lost
+    #[arg(long, conflicts_with_all = ["peers", "nodes"])]
+    force: bool,
+    /// Go on serving at this address until SIGINT or SIGTERM
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Promote {
+    pub(super) fn run(self) -> Result<Exit> {
+        let mut ending = Ending::prepare()?;
+        let root = &self.place.dir;
+        open::datasets(&Env::real_pread(), root)?;
+        let database = follower_options(root)?.open(root)?;
+        let dataset = open::dataset(&database, &self.place.dataset)?;
+        let listen = self.listen.as_deref().unwrap_or("127.0.0.1:0");
+        let server = database.serve(listen)?;
+        let promotion = dataset.promote(&How {
+            peers: self.peers.clone(),
+            node_count: self.nodes.unwrap_or(self.peers.len() + 1),
+            follower_count: self.confirmed,
+            force: self.force,
+        })?;
+        let positions = positions_text(&promotion.positions);
+        if self.json {
+            let document = json!({
+                "epoch": promotion.epoch,
+                "positions": positions_json(&promotion.positions),
+                "may_be_lost": promotion.may_be_lost,
+            });
+            say(&document.to_string())?;
+        } else {
+            say(&format!("leads epoch {} from {positions}", promotion.epoch))?;
+        }
+        if let Some(lost) = &promotion.may_be_lost {
+            eprintln!("may be lost: {lost}");
+        }
+        if self.listen.is_some() {
+            say(&format!("listening {}", server.address()))?;
+            ending.wait();
+        }
+        server.stop();
+        database.close()?;
+        Ok(Exit::Ok)
+    }
+}
+
+/// `strandline status`
+#[derive(Args)]
+pub struct Status {
+    /// A database directory, or the address of a running node
+    target: String,
+    /// The dataset [default: of a directory, all; of a node, primary]
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How one dataset stands.
+struct Standing {
+    dataset: String,
+    role: String,
+    epoch: u32,
+    leader: Option<String>,
+    positions: Vec<Position>,
+}
+
+impl Status {
+    pub(super) fn run(self) -> Result<Exit> {
+        let path = PathBuf::from(&self.target);
+        let is_address = !path.exists() && self.target.contains(':');
+        let standings = match is_address {
+            true => vec![self.remote()?],
+            false => self.stored(&path)?,
+        };
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let list: Vec<Value> = standings.iter().map(Standing::document).collect();
+            writeln!(out, "{:#}", json!({ "datasets": list }))?;
+            return Ok(Exit::Ok);
+        }
+        for standing in &standings {
+            standing.print(&mut out)?;
+        }
+        Ok(Exit::Ok)
+    }
+
+    fn remote(&self) -> Result<Standing> {
+        let dataset = self.dataset.clone().unwrap_or_default();
+        let status = remote_status(&self.target, &dataset)?;
+        let named = strandline::DatasetId::new(&dataset).map_err(Failure::usage)?;
+        Ok(Standing {
+            dataset: named.to_string(),
+            role: status.role,
+            epoch: status.epoch,
+            leader: Some(status.leader).filter(|leader| !leader.is_empty()),
+            positions: status.positions,
+        })
+    }
+
+    fn stored(&self, root: &Path) -> Result<Vec<Standing>> {
+        let database = open::reader(root)?;
+        let datasets = match &self.dataset {
+            Some(name) => vec![open::dataset(&database, name)?],
+            None => database.datasets(),
+        };
+        datasets
+            .iter()
+            .map(|dataset| Standing::of(&database, dataset))
+            .collect()
+    }
+}
+
+impl Standing {
+    fn of(database: &Database, dataset: &Dataset) -> Result<Standing> {
+        let role = match database.is_follower(&dataset.name())? {
+            true => "follower",
+            false => "leader",
+        };
+        let positions = dataset.positions();
+        let epochs = positions.iter().map(|position| position.epoch.0);
+        Ok(Standing {
+            dataset: dataset.name(),
+            role: role.to_owned(),
+            epoch: epochs.max().unwrap_or(0),
+            leader: None,
+            positions,
+        })
+    }
+
+    fn print(&self, out: &mut dyn Write) -> Result<()> {
+        let (dataset, role, epoch) = (text::show(self.dataset.as_bytes()), &self.role, self.epoch);
+        writeln!(out, "dataset {dataset}: {role}, epoch {epoch}")?;
+        if let Some(leader) = self.leader.as_ref().filter(|_| self.role != "leader") {
+            writeln!(out, "  leader    {leader}")?;
+        }
+        writeln!(out, "  positions {}", positions_text(&self.positions))?;
+        Ok(())
+    }
+
+    fn document(&self) -> Value {
+        json!({
+            "name": self.dataset,
+            "role": self.role,
+            "epoch": self.epoch,
+            "leader": self.leader,
+            "positions": positions_json(&self.positions),
+        })
+    }
+}
+
+fn positions_text(positions: &[Position]) -> String {
+    let texts: Vec<String> = positions.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+fn positions_json(positions: &[Position]) -> Value {
+    let of = |position: &Position| json!({ "epoch": position.epoch.0, "seq": position.seq });
+    positions.iter().map(of).collect()
+}

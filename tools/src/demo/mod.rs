@@ -1,0 +1,512 @@
+//! `strandline demo`: a leader and two followers, a crash under load, and the proof that nothing was
+//! lost.
+//!
+//! Three processes of this program hold one dataset each ([`node`]); this one is their client. It
+//! notes what was acknowledged to it, kills the leader with SIGKILL while writers write and readers
+//! read, promotes the follower that is furthest, brings the old leader back, and compares: every
+//! acknowledged batch on every node, the digests of their states, and the bytes of their logs.
+
+mod live;
+pub mod node;
+mod process;
+mod work;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Value, json};
+use strandline_wal::io::Env;
+
+use self::live::Live;
+use self::node::Status;
+use self::process::{Process, SharedLedger, read};
+use self::work::{Checked, State};
+use crate::failure::{Exit, Failure, Result};
+use crate::inspect::{diff, store, verify};
+use crate::signal::Ending;
+use crate::text;
+
+/// Nodes on the list.
+const NODE_COUNT: usize = 3;
+/// Shards of the dataset.
+const SHARD_COUNT: u16 = 2;
+/// Threads that write.
+const WRITER_COUNT: u32 = 8;
+/// Bytes after which a phase writes only small files.
+const PHASE_LEN_MAX: u64 = 192 << 20;
+/// The part of the free disk that a phase may take.
+const PHASE_DISK_PART: u64 = 16;
+/// How long nodes may take to find each other, or to become equal.
+const SETTLE_MAX: Duration = Duration::from_secs(20);
+/// How often the demonstration looks at its nodes.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// `strandline demo`
+#[derive(Args)]
+pub struct Demo {
+    /// The tree to load [default: the checkout around the current directory]
+    #[arg(long, value_name = "DIRECTORY")]
+    tree: Option<PathBuf>,
+    /// Seconds of load before the crash; half as many after it
+    #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=20))]
+    seconds: u64,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the demonstration found.
+struct Outcome {
+    batch_count: u64,
+    file_count: u64,
+    len: u64,
+    lost: Vec<String>,
+    lost_count: u64,
+    read_count: u64,
+    wrong_count: u64,
+    promotion: Duration,
+    failover: Duration,
+    cut: Option<String>,
+    states: Vec<State>,
+    logs: Vec<diff::LogDiff>,
+    problems: Vec<String>,
+    took: Duration,
+}
+
+impl Demo {
+    pub(crate) fn run(self) -> Result<Exit> {
+        let ending = Ending::prepare()?;
+        let tree = self.tree()?;
+        let (file_count, len) = work::measure(&tree);
+        if file_count == 0 {
+            return Err(Failure::usage(format!(
+                "{} has no files to load; name another tree with --tree",
+                tree.display()
+            )));
+        }
+        let live = Live::new(ending, self.json);
+        live.say(&format!(
+            "loading {}: {}, {}, over and over",
+            tree.display(),
+            text::plural(file_count, "file"),
+            text::len(len)
+        ));
+        let home = tempfile::Builder::new()
+            .prefix("strandline-demo-")
+            .tempdir()
+            .map_err(|error| Failure::io(format!("a temporary directory: {error}")))?;
+        let mut cluster = Cluster::start(home.path(), live)?;
+        let outcome = cluster.play(&tree, Duration::from_secs(self.seconds));
+        drop(cluster);
+        let cleaned = home.close();
+        let outcome = outcome?;
+        cleaned.map_err(|error| Failure::io(format!("removing the databases: {error}")))?;
+        outcome.print(self.json);
+        match outcome.is_good() {
+            true => Ok(Exit::Ok),
+            false => Ok(Exit::Problems),
+        }
+    }
+
+    /// The tree that was named, or the checkout that the current directory is in.
+    fn tree(&self) -> Result<PathBuf> {
+        let named = |path: &PathBuf| {
+            path.canonicalize()
+                .map_err(|error| Failure::io(format!("{}: {error}", path.display())))
+        };
+        if let Some(tree) = &self.tree {
+            return named(tree);
+        }
+        let here = named(&PathBuf::from("."))?;
+        let checkout = here.ancestors().find(|dir| dir.join(".git").exists());
+        Ok(checkout.unwrap_or(&here).to_owned())
+    }
+}
+
+/// The three nodes. The first one leads.
+struct Cluster {
+    nodes: Vec<Process>,
+    ledger: SharedLedger,
+    live: Live,
+    started: Instant,
+    /// Reads of nodes that are gone.
+    read_count: u64,
+    wrong_count: u64,
+}
+
+impl Cluster {
+    fn start(home: &Path, live: Live) -> Result<Cluster> {
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            ledger: SharedLedger::default(),
+            live,
+            started: Instant::now(),
+            read_count: 0,
+            wrong_count: 0,
+        };
+        for number in 1..=NODE_COUNT {
+            let dir = home.join(format!("node-{number}"));
+            let node = Process::start(number, &dir, &cluster.ledger)?;
+            cluster.nodes.push(node);
+        }
+        cluster.nodes[0].join("lead")?;
+        let leader = cluster.nodes[0].address.clone();
+        for node in &mut cluster.nodes[1..] {
+            node.join(&format!("follow {leader}"))?;
+        }
+        let live = &cluster.live;
+        live.say(&format!("node 1 leads at {leader}; nodes 2 and 3 follow"));
+        cluster.settle("followers to connect", |statuses| {
+            let followers = statuses[0].followers.iter();
+            followers.filter(|follower| follower.connected).count() == NODE_COUNT - 1
+        })?;
+        Ok(cluster)
+    }
+
+    fn play(&mut self, tree: &Path, load: Duration) -> Result<Outcome> {
+        self.load(1, tree)?;
+        self.watch(load)?;
+        let statuses = self.statuses()?;
+        let old = self.nodes.remove(0);
+        self.read_count += statuses[0].read_count;
+        self.wrong_count += statuses[0].wrong_count;
+        let killed = Instant::now();
+        let old_dir = old.kill()?;
+        self.live
+            .say("node 1 killed with SIGKILL, in the middle of its writes");
+        let promotion = self.fail_over()?;
+        self.load(2, tree)?;
+        let failover = self.first_ack(2)?.duration_since(killed);
+        self.live.say(&format!(
+            "writing goes on after {:.2} s",
+            failover.as_secs_f64()
+        ));
+        self.watch(load / 4)?;
+        let mut back = Process::start(1, &old_dir, &self.ledger)?;
+        let leader = self.nodes[0].address.clone();
+        back.join(&format!("follow {leader}"))?;
+        self.nodes.push(back);
+        self.live.say("node 1 is back, as a follower");
+        self.watch(load / 4)?;
+        let _: Value = self.nodes[0].ask("stop")?;
+        self.live.say("load stopped; waiting for the copies");
+        let statuses = self.settle("copies to become equal", |statuses| {
+            let ends = &statuses[0].positions;
+            let is_there = |status: &Status| status.positions == *ends && status.unapplied == 0;
+            statuses.iter().all(is_there)
+        })?;
+        self.prove(&statuses, killed, promotion, failover)
+    }
+
+    /// Starts the writers of a phase on the leader.
+    fn load(&mut self, phase: u32, tree: &Path) -> Result<()> {
+        let tree = tree.display();
+        let free = Env::real_pread().disk.free_len(&self.nodes[0].dir);
+        let free = free.ok().flatten().unwrap_or(u64::MAX);
+        let len_max = PHASE_LEN_MAX.min(free / PHASE_DISK_PART);
+        let _: Value = self.nodes[0].ask(&format!("load {phase} {len_max} {tree}"))?;
+        Ok(())
+    }
+
+    /// The follower that is furthest leads, and the other one follows it. The leader is first then.
+    fn fail_over(&mut self) -> Result<Duration> {
+        let started = Instant::now();
+        let statuses = self.statuses()?;
+        let seqs = |status: &Status| status.positions.iter().map(|(_, seq)| seq).sum::<u64>();
+        if seqs(&statuses[1]) > seqs(&statuses[0]) {
+            self.nodes.swap(0, 1);
+        }
+        let other = self.nodes[1].address.clone();
+        let _: Value = self.nodes[0].ask(&format!("promote {other}"))?;
+        let took = started.elapsed();
+        let (number, leader) = (self.nodes[0].number, self.nodes[0].address.clone());
+        self.live.say(&format!(
+            "node {number} was furthest and leads now, after {:.2} s",
+            took.as_secs_f64()
+        ));
+        self.nodes[1].join(&format!("follow {leader}"))?;
+        Ok(took)
+    }
+
+    /// When the first batch of a phase was acknowledged.
+    fn first_ack(&mut self, phase: u32) -> Result<Instant> {
+        let started = Instant::now();
+        loop {
+            if let Some(first) = read(&self.ledger).first.get(&phase) {
+                return Ok(*first);
+            }
+            if started.elapsed() > SETTLE_MAX {
+                let states: Vec<String> =
+                    self.statuses()?.iter().map(|s| format!("{s:?}")).collect();
+                let states = states.join("\n");
+                return Err(Failure::problems(format!(
+                    "the new leader acknowledges nothing:\n{states}"
+                )));
+            }
+            self.live.check()?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Asks all nodes at once.
+    fn ask_all<T: serde::de::DeserializeOwned>(&mut self, command: &str) -> Result<Vec<T>> {
+        for node in &mut self.nodes {
+            node.tell(command)?;
+        }
+        self.nodes.iter_mut().map(Process::answer).collect()
+    }
+
+    fn statuses(&mut self) -> Result<Vec<Status>> {
+        self.ask_all("status")
+    }
+
+    /// Shows throughput and lag for a while.
+    fn watch(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        let reads = self.reads()?;
+        let mut before = (Instant::now(), read(&self.ledger).len, reads);
+        while Instant::now() < end {
+            self.live.pause(LOOK.min(end - Instant::now()))?;
+            let statuses = self.statuses()?;
+            let reads = statuses.iter().map(|status| status.read_count).sum();
+            let len = read(&self.ledger).len;
+            let now = (Instant::now(), len, reads);
+            let line = self.line(&statuses, before, now);
+            self.live.update(&line);
+            before = now;
+        }
+        Ok(())
+    }
+
+    fn reads(&mut self) -> Result<u64> {
+        Ok(self
+            .statuses()?
+            .iter()
+            .map(|status| status.read_count)
+            .sum())
+    }
+
+    fn line(
+        &self,
+        statuses: &[Status],
+        before: (Instant, u64, u64),
+        now: (Instant, u64, u64),
+    ) -> String {
+        let seconds = (now.0 - before.0).as_secs_f64().max(0.001);
+        let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
+        let followers = self.nodes.iter().zip(statuses).skip(1).map(|(node, _)| {
+            let followers = &statuses[0].followers;
+            match followers
+                .iter()
+                .find(|follower| follower.name == node.address)
+            {
+                Some(follower) if follower.connected => format!(
+                    "node {} {} behind, {} ms",
+                    node.number,
+                    text::plural(follower.behind, "record"),
+                    follower.lag_ms
+                ),
+                _ => format!("node {} is away", node.number),
+            }
+        });
+        let ledger = read(&self.ledger);
+        format!(
+            "{:5.1} s  {:>9}/s acknowledged  {:>6} reads/s  {} in all | {}",
+            self.started.elapsed().as_secs_f64(),
+            text::len(rate(now.1, before.1)),
+            text::count(rate(now.2, before.2)),
+            text::plural(ledger.file_count, "file"),
+            followers.collect::<Vec<String>>().join(" | ")
+        )
+    }
+
+    /// Waits until all nodes stand as they should.
+    fn settle(&mut self, what: &str, is_done: impl Fn(&[Status]) -> bool) -> Result<Vec<Status>> {
+        let started = Instant::now();
+        loop {
+            let statuses = self.statuses()?;
+            if is_done(&statuses) {
+                return Ok(statuses);
+            }
+            if started.elapsed() > SETTLE_MAX {
+                let states: Vec<String> = statuses.iter().map(|s| format!("{s:?}")).collect();
+                let (limit, states) = (SETTLE_MAX.as_secs(), states.join("\n"));
+                return Err(Failure::problems(format!(
+                    "waited {limit} s in vain for {what}:\n{states}"
+                )));
+            }
+            self.live.pause(Duration::from_millis(20))?;
+        }
+    }
+
+    /// Compares everything that can be compared.
+    fn prove(
+        &mut self,
+        statuses: &[Status],
+        killed: Instant,
+        promotion: Duration,
+        failover: Duration,
+    ) -> Result<Outcome> {
+        let states: Vec<State> = self.ask_all("digest")?;
+        let list = read(&self.ledger).list();
+        let checked: Vec<Checked> = self.ask_all(&format!("check {list}"))?;
+        let reads = |count: fn(&Status) -> u64| statuses.iter().map(count).sum::<u64>();
+        let mut outcome = {
+            let ledger = read(&self.ledger);
+            Outcome {
+                batch_count: ledger.batch_count,
+                file_count: ledger.file_count,
+                len: ledger.len,
+                lost: checked
+                    .iter()
+                    .filter_map(|node| node.lost.clone())
+                    .collect(),
+                lost_count: checked
+                    .iter()
+                    .map(|node| node.lost_count)
+                    .max()
+                    .unwrap_or(0),
+                read_count: self.read_count + reads(|status| status.read_count),
+                wrong_count: self.wrong_count + reads(|status| status.wrong_count),
+                promotion,
+                failover,
+                cut: statuses.iter().find_map(|status| status.cut.clone()),
+                states,
+                logs: Vec::new(),
+                problems: Vec::new(),
+                took: Duration::ZERO,
+            }
+        };
+        outcome
+            .lost
+            .extend(statuses.iter().filter_map(|status| status.wrong.clone()));
+        let dirs: Vec<PathBuf> = std::mem::take(&mut self.nodes)
+            .into_iter()
+            .map(Process::quit)
+            .collect::<Result<_>>()?;
+        self.compare_files(&dirs, &mut outcome)?;
+        debug_assert!(killed > self.started);
+        outcome.took = self.started.elapsed();
+        self.live.end();
+        Ok(outcome)
+    }
+
+    /// Compares the logs byte by byte and checks every file.
+    fn compare_files(&self, dirs: &[PathBuf], outcome: &mut Outcome) -> Result<()> {
+        self.live.say("nodes closed; comparing their logs");
+        let env = Env::real_pread();
+        let datasets = |dir: &PathBuf| store::datasets(&env, dir, None);
+        let first = datasets(&dirs[0])?;
+        for dir in dirs {
+            self.live.check()?;
+            if dir != &dirs[0] {
+                outcome
+                    .logs
+                    .extend(diff::diff(&env, &first, &datasets(dir)?)?);
+            }
+            for problem in verify::check(&env, dir)?.problems {
+                let (path, what) = (problem.path.display(), &problem.what);
+                outcome
+                    .problems
+                    .push(format!("{path} @{:?}: {what}", problem.at));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Outcome {
+    fn are_equal(&self) -> bool {
+        let same_state = self.states.iter().all(|state| *state == self.states[0]);
+        let same_end = |log: &diff::LogDiff| log.is_identical() && log.a_end == log.b_end;
+        same_state && self.states.len() == NODE_COUNT && self.logs.iter().all(same_end)
+    }
+
+    fn is_good(&self) -> bool {
+        let is_intact = self.problems.is_empty() && self.wrong_count == 0;
+        self.lost_count == 0 && self.batch_count > 0 && self.are_equal() && is_intact
+    }
+
+    fn print(&self, as_json: bool) {
+        if as_json {
+            println!("{:#}", self.document());
+            return;
+        }
+        let files = text::plural(self.file_count, "file");
+        let (batches, len) = (text::count(self.batch_count), text::len(self.len));
+        let keys = self.states.first().map_or(0, |state| state.key_count);
+        let digest = self
+            .states
+            .first()
+            .map_or("", |state| state.digest.as_str());
+        let digest = digest.get(..16).unwrap_or_default();
+        let ends: Vec<String> = self
+            .logs
+            .iter()
+            .take(usize::from(SHARD_COUNT))
+            .map(|log| log.a_end.to_string())
+            .collect();
+        let (seconds, promotion) = (self.failover.as_secs_f64(), self.promotion.as_secs_f64());
+        println!("acknowledged  {files} in {batches} batches, {len}, each durable on 2 nodes of 3");
+        println!("lost          {}", self.lost_count);
+        let (reads, wrong) = (text::count(self.read_count), self.wrong_count);
+        println!("read          {reads} values on 3 nodes meanwhile, {wrong} of them wrong");
+        println!(
+            "failover      {seconds:.2} s from SIGKILL to the next acknowledged write ({promotion:.2} s of it the promotion)"
+        );
+        match &self.cut {
+            Some(cut) => println!("old leader    came back with writes nobody acknowledged: {cut}"),
+            None => println!("old leader    came back with nothing that the others lacked"),
+        }
+        match self.are_equal() {
+            true => println!(
+                "copies        all 3 equal: {} keys, state {digest}…, logs byte-identical up to {}",
+                text::count(keys),
+                ends.join(" and ")
+            ),
+            false => println!("copies        DIFFER"),
+        }
+        println!(
+            "took          {:.1} s; nothing is left behind",
+            self.took.as_secs_f64()
+        );
+        self.complain();
+    }
+
+    /// What is not as it should be, on standard error.
+    fn complain(&self) {
+        for problem in self.lost.iter().chain(&self.problems) {
+            eprintln!("{problem}");
+        }
+        for log in self
+            .logs
+            .iter()
+            .filter(|log| !log.is_identical() || log.a_end != log.b_end)
+        {
+            eprintln!("{}", diff::line(log));
+        }
+        if self.states.iter().any(|state| *state != self.states[0]) {
+            eprintln!("states: {:?}", self.states);
+        }
+    }
+
+    fn document(&self) -> Value {
+        json!({
+            "acknowledged_batches": self.batch_count,
+            "acknowledged_files": self.file_count,
+            "acknowledged_len": self.len,
+            "lost": self.lost_count,
+            "reads": self.read_count,
+            "wrong_reads": self.wrong_count,
+            "promotion_ms": self.promotion.as_millis() as u64,
+            "failover_ms": self.failover.as_millis() as u64,
+            "cut": self.cut,
+            "equal": self.are_equal(),
+            "states": self.states,
+            "logs": self.logs.iter().map(diff::line).collect::<Vec<String>>(),
+            "problems": self.problems,
+            "took_ms": self.took.as_millis() as u64,
+        })
+    }
+}

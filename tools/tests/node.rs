@@ -1,0 +1,285 @@
+//! `serve`, `follow`, `promote` and `status` over loopback, with processes that are killed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Bench, command, inspect, strandline, strandline_fed, verb, walinspect};
+
+/// A node that runs until it is stopped, and its address.
+struct Node {
+    child: Child,
+    address: String,
+}
+
+impl Node {
+    fn start(arguments: &[&str]) -> Node {
+        let mut child = command("strandline", arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut address = None;
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            if let Some(found) = line.unwrap().strip_prefix("listening ") {
+                address = Some(found.to_owned());
+                break;
+            }
+        }
+        let address = address.expect("it listens");
+        Node { child, address }
+    }
+
+    /// Ends it with SIGTERM and asserts that it ended well.
+    fn stop(mut self) {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(dir: &Path) -> Node {
+    Node::start(&["serve", dir.to_str().unwrap(), "--listen", "127.0.0.1:0"])
+}
+
+fn follow(dir: &Path, leader: &str) -> Node {
+    Node::start(&["follow", dir.to_str().unwrap(), "--leader", leader])
+}
+
+fn status(target: &str) -> serde_json::Value {
+    let said = strandline(&["status", target, "--json"]).exits(0);
+    said.json()["datasets"][0].clone()
+}
+
+/// Waits until two running nodes have logs that end at the same place.
+fn wait_equal(a: &str, b: &str) {
+    let started = Instant::now();
+    loop {
+        let (a, b) = (status(a), status(b));
+        if a["positions"] == b["positions"] {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{a}\n{b}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn load(dir: &Path, from: u32, to: u32, shards: &str) {
+    let lines: String = (from..to)
+        .map(|n| {
+            format!(
+                "{{\"key\":\"k{n:05}\",\"value\":\"{}\"}}\n",
+                "v".repeat(100)
+            )
+        })
+        .collect();
+    let dir = dir.to_str().unwrap();
+    let arguments = ["import", dir, "--ndjson", "-", "--shards", shards];
+    strandline_fed(&arguments, lines.as_bytes()).exits(0);
+}
+
+#[test]
+fn a_tree_comes_out_of_a_follower_as_it_went_into_the_leader() {
+    let bench = Bench::new();
+    let (a, b, out) = (bench.path("a"), bench.path("b"), bench.path("out"));
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let source = bench.path("source");
+    std::fs::create_dir(&source).unwrap();
+    for part in ["tools", "engine", "wal"] {
+        let copied = Command::new("cp")
+            .arg("-r")
+            .args([&tree.join(part), &source])
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    let source = source.to_str().unwrap();
+    verb("import", &a, &["--tree", source, "--shards", "3"]).exits(0);
+    let leader = serve(&a);
+    let follower = follow(&b, &leader.address);
+    wait_equal(&leader.address, &follower.address);
+    assert_eq!(status(&leader.address)["role"], "leader");
+    assert_eq!(status(&follower.address)["role"], "follower");
+    assert_eq!(status(&follower.address)["leader"], leader.address.as_str());
+    // Beside the running follower.
+    let started = Instant::now();
+    loop {
+        let said = verb("export", &b, &["--tree", out.to_str().unwrap()]);
+        let mut diff = Command::new("diff");
+        diff.args(["-r", "--no-dereference", source]).arg(&out);
+        if said.code == 0 && diff.output().unwrap().status.success() {
+            break;
+        }
+        // What a reader sees comes a moment after what the log has.
+        assert!(started.elapsed() < Duration::from_secs(30), "{}", said.err);
+        let _ = std::fs::remove_dir_all(&out);
+    }
+    for dir in [&a, &b] {
+        inspect("verify", dir, &["--deep"]).exits(0);
+    }
+    let [a, b] = [a.to_str().unwrap(), b.to_str().unwrap()];
+    let said = walinspect(&["diff", a, b]).exits(0);
+    assert_eq!(
+        said.text().matches("byte-identical").count(),
+        3,
+        "{}",
+        said.text()
+    );
+    follower.stop();
+    leader.stop();
+    walinspect(&["diff", a, b]).exits(0);
+    let said = strandline(&["status", a]).exits(0);
+    assert!(
+        said.text()
+            .starts_with("dataset primary: leader, epoch 2\n"),
+        "{}",
+        said.text()
+    );
+    let said = strandline(&["status", b]).exits(0);
+    assert!(
+        said.text()
+            .starts_with("dataset primary: follower, epoch 2\n"),
+        "{}",
+        said.text()
+    );
+}
+
+#[test]
+fn a_follower_takes_no_writes_and_does_not_lead() {
+    let bench = Bench::new();
+    let (a, b) = (bench.path("a"), bench.path("b"));
+    load(&a, 0, 10, "1");
+    let leader = serve(&a);
+    let follower = follow(&b, &leader.address);
+    wait_equal(&leader.address, &follower.address);
+    verb("put", &a, &["k", "v"]).exits(3);
+    verb("put", &b, &["k", "v"]).exits(3);
+    follower.stop();
+    for said in [
+        verb("put", &b, &["k", "v"]),
+        verb("delete", &b, &["k"]),
+        verb("import", &b, &["--ndjson", "/dev/null"]),
+        verb("serve", &b, &[]),
+    ] {
+        let said = said.exits(2);
+        assert!(said.err.contains("follows another node"), "{}", said.err);
+        assert!(said.err.contains("strandline promote"), "{}", said.err);
+    }
+    assert_eq!(
+        verb("scan", &b, &["--keys"])
+            .exits(0)
+            .text()
+            .lines()
+            .count(),
+        10
+    );
+    leader.stop();
+}
+
+#[test]
+fn a_follower_is_promoted_and_the_old_leader_comes_back() {
+    let bench = Bench::new();
+    let (a, b, c) = (bench.path("a"), bench.path("b"), bench.path("c"));
+    load(&a, 0, 500, "2");
+    let leader = serve(&a);
+    let followers = [follow(&b, &leader.address), follow(&c, &leader.address)];
+    for follower in &followers {
+        wait_equal(&leader.address, &follower.address);
+    }
+    leader.kill();
+    let [b_node, c_node] = followers;
+    b_node.stop();
+    // Alone it is one of three, and nobody answers for the others.
+    let said = verb("promote", &b, &["--peer", "127.0.0.1:1", "--nodes", "3"]).exits(3);
+    assert!(said.err.contains("1 of 2 promises"), "{}", said.err);
+    let dir = b.to_str().unwrap();
+    let peer = c_node.address.clone();
+    let arguments = [
+        "promote",
+        dir,
+        "--peer",
+        &peer,
+        "--nodes",
+        "3",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let new_leader = Node::start(&arguments);
+    assert_eq!(status(&new_leader.address)["role"], "leader");
+    c_node.stop();
+    let c_node = follow(&c, &new_leader.address);
+    let a_node = follow(&a, &new_leader.address);
+    wait_equal(&new_leader.address, &c_node.address);
+    wait_equal(&new_leader.address, &a_node.address);
+    for node in [a_node, c_node, new_leader] {
+        node.stop();
+    }
+    // The new leader goes on writing.
+    load(&b, 500, 600, "2");
+    let leader = serve(&b);
+    let a_node = follow(&a, &leader.address);
+    wait_equal(&leader.address, &a_node.address);
+    a_node.stop();
+    leader.stop();
+    assert_eq!(
+        verb("scan", &a, &["--keys"])
+            .exits(0)
+            .text()
+            .lines()
+            .count(),
+        600
+    );
+    walinspect(&["diff", a.to_str().unwrap(), dir]).exits(0);
+    inspect("verify", &a, &["--deep"]).exits(0);
+}
+
+#[test]
+fn a_promotion_can_be_forced() {
+    let bench = Bench::new();
+    let (a, b) = (bench.path("a"), bench.path("b"));
+    load(&a, 0, 10, "1");
+    let leader = serve(&a);
+    let follower = follow(&b, &leader.address);
+    wait_equal(&leader.address, &follower.address);
+    follower.stop();
+    leader.kill();
+    let said = verb("promote", &b, &["--force", "--json"]).exits(0);
+    assert!(said.json()["epoch"].as_u64().unwrap() >= 3);
+    assert!(said.err.contains("may be lost"), "{}", said.err);
+    verb("put", &b, &["k", "v"]).exits(0);
+}
+
+#[test]
+fn addresses_that_cannot_be_are_named() {
+    let bench = Bench::new();
+    let a = bench.path("a");
+    verb("serve", &a, &[]).exits(3);
+    verb("promote", &a, &["--force"]).exits(3);
+    load(&a, 0, 1, "1");
+    let said = verb("serve", &a, &["--listen", "0.0.0.0:0"]).exits(3);
+    assert!(said.err.contains("loopback"), "{}", said.err);
+    strandline(&["status", "127.0.0.1:1"]).exits(3);
+    strandline(&["status", "/nowhere/at/all"]).exits(3);
+    verb("follow", &a, &[]).exits(2);
+}
