@@ -59,7 +59,7 @@ mod tests {
 }
 
 #[cfg(all(test, loom))]
-mod model {
+mod loom_models {
     use super::*;
     use crate::sync::AtomicU64;
     use std::sync::Arc;

@@ -174,7 +174,7 @@ mod tests {
 }
 
 #[cfg(all(test, loom))]
-mod model {
+mod loom_models {
     use super::*;
     use std::sync::Arc;
 
