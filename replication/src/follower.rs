@@ -354,7 +354,8 @@ impl Follower {
             }
             _ if now.saturating_sub(self.told_ms) < self.options.heartbeat_ms => {}
             State::Following => self.send_ack(now),
-            State::Receiving(_) => {
+            // A sign of life that changes nothing; its number shows a frame that was lost before it.
+            State::Agreeing(_) | State::Asking | State::Listing(_) | State::Receiving(_) => {
                 let granted = self.grantor.granted();
                 self.send(now, Message::Credit { granted });
             }

@@ -736,6 +736,20 @@ fn a_new_store_takes_over_the_lineage_and_any_other_refuses() {
 }
 
 #[test]
+fn it_shows_signs_of_life_in_every_state_that_waits() {
+    for state in ["agreeing", "asking", "listing", "receiving", "following"] {
+        let mut follower = in_state(state);
+        follower.handle(2_500, Event::Tick);
+        let action = follower.poll_action();
+        let alive = |message: &Message| matches!(message, Message::Credit { .. } | Message::Ack(_));
+        assert!(
+            matches!(&action, Some(Action::Send(_, message)) if alive(message)),
+            "{state}"
+        );
+    }
+}
+
+#[test]
 fn a_silent_leader_is_given_up_and_tried_again() {
     let mut follower = in_state("following");
     follower.handle(11_001, Event::Tick);

@@ -168,7 +168,7 @@ fn every_frame_in_every_state_is_taken_or_refused() {
     let legal: [(&str, &[&str]); 7] = [
         ("unknown", &["Hello"]),
         ("judging", &[]),
-        ("agreeing", &["Ends", "BundleAsk"]),
+        ("agreeing", &["Ends", "BundleAsk", "Credit"]),
         ("shipping", &["Ack", "Credit", "BundleAsk"]),
         ("pinning", &[]),
         ("listed", &["BundleFrom"]),
