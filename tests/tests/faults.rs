@@ -4,6 +4,8 @@
 //! unknown outcome none is acknowledged; once the fault is gone everything acknowledged can be read,
 //! and again after the next open.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use strandline::{Durability, ErrorKind};
