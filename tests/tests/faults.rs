@@ -5,6 +5,8 @@
 //! and again after the next open.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use strandline::{Durability, ErrorKind};

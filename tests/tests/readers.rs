@@ -2,6 +2,8 @@
 //! used again under other names. On the real disk, where a map shows what becomes of a file.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
+
 use std::collections::BTreeMap;
 
 use strandline::{Background, Database, Durability, Options, Value};
