@@ -4,7 +4,7 @@
 //! |-------|----------------------|---------|
 //! | Judging | none | the verdicts: to Agreeing, or to Shipping where all agree |
 //! | Agreeing | Ends, BundleAsk, Credit | Ends: to Judging; BundleAsk: to Pinning |
-//! | Shipping | Ack, Credit, BundleAsk | BundleAsk before any credit: to Pinning; the end of the connection |
+//! | Shipping | Ack, Credit, BundleAsk | BundleAsk before any byte: to Pinning; the end of the connection |
 //! | Pinning | none | the pinned bundle: to Listed |
 //! | Listed | BundleFrom | it: to Sending |
 //! | Sending | Credit | the last byte: to Agreeing |

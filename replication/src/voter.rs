@@ -423,7 +423,7 @@ mod tests {
     fn a_node_without_a_history_does_not_vote_until_it_has_one() {
         let mut fresh = identity(1);
         fresh.lineage = Lineage::default();
-        let mut voter = Voter::new(fresh, Promise::default());
+        let mut voter = Voter::new(fresh, Promise::default(), Epoch(0));
         let Message::Hello(mut asks) = hello(2) else {
             unreachable!("it is a hello")
         };
