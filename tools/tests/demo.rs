@@ -1,4 +1,8 @@
 //! The demonstration on a small tree, and interrupted.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is a failure of the test"
+)]
 
 mod common;
 

@@ -1,4 +1,8 @@
 //! `walinspect` on healthy and on damaged databases.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is a failure of the test"
+)]
 
 mod common;
 

@@ -1,4 +1,8 @@
 //! NDJSON in and out: lossless, with every broken line named.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is a failure of the test"
+)]
 
 mod common;
 

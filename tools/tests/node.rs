@@ -1,4 +1,8 @@
 //! `serve`, `follow`, `promote` and `status` over loopback, with processes that are killed.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is a failure of the test"
+)]
 
 mod common;
 

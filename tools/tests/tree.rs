@@ -1,4 +1,8 @@
 //! Directory trees in and out, and what an export never does.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is a failure of the test"
+)]
 
 mod common;
 
