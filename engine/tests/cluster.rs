@@ -1,5 +1,7 @@
 //! Nodes over the local transport and simulated disks, stepped by hand.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use strandline::replica::{Campaign, Node, Promote};

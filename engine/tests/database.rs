@@ -1,5 +1,7 @@
 //! A database from the outside: what a user does, on a real disk.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use strandline::{Background, Database, Durability, Error, Options, ShardRouter};
 
 fn small() -> Options {
@@ -55,7 +57,7 @@ fn many_writes_flush_compact_and_stay_readable_in_every_shard_count() {
         let db = sharded(shards).open(dir.path()).unwrap();
         let map = db.keyspace("map").unwrap();
         let value = |n: u32, round: u32| {
-            let len = if n % 50 == 0 { 8_000 } else { 100 };
+            let len = if n.is_multiple_of(50) { 8_000 } else { 100 };
             vec![(n ^ round) as u8; len]
         };
         for round in 0..5u32 {

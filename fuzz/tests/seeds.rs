@@ -1,5 +1,7 @@
 //! The seeds of every fuzz target, and small damage to them, as ordinary tests.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use strandline_fuzz::{batch, manifest, message, seeds, segment, table};
 
 type Target = fn(&[u8]);

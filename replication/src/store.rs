@@ -41,6 +41,10 @@ pub trait LogSource: Send + Sync {
     /// The promise that was persisted last.
     fn promised(&self) -> Promise;
 
+    /// The highest epoch that this node ever led, or has a record of. It votes for higher ones only: who
+    /// gives up a leadership may follow another of that number, but not elect one.
+    fn highest_epoch(&self) -> Epoch;
+
     /// Makes a promise durable before it returns. Rises only; the caller checks.
     ///
     /// # Errors

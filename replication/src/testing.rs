@@ -428,6 +428,10 @@ impl LogSource for TestStore {
         self.inner.lock().meta.promise
     }
 
+    fn highest_epoch(&self) -> Epoch {
+        self.promised().epoch
+    }
+
     fn promise(&self, promise: Promise) -> Result<()> {
         let mut inner = self.inner.lock();
         assert!(promise.epoch > inner.meta.promise.epoch, "promises rise");

@@ -61,16 +61,19 @@ pub struct Voter {
     identity: Identity,
     // Invariant: never falls.
     promise: Promise,
+    // Requests for epochs up to it are refused.
+    highest: Epoch,
     peers: BTreeMap<ConnId, Peer>,
     actions: VecDeque<Action>,
 }
 
 impl Voter {
-    /// A voter that has promised this before.
-    pub fn new(identity: Identity, promise: Promise) -> Voter {
+    /// A voter that has promised this before, and led or followed epochs up to `highest`.
+    pub fn new(identity: Identity, promise: Promise, highest: Epoch) -> Voter {
         Voter {
             identity,
             promise,
+            highest,
             peers: BTreeMap::new(),
             actions: VecDeque::new(),
         }
@@ -143,13 +146,18 @@ impl Voter {
                     to: peer.node,
                 };
                 let again = promise == self.promise;
-                if epoch > self.promise.epoch || again {
+                if again || epoch > self.promise.epoch.max(self.highest) {
                     peer.busy = true;
                     self.actions.push_back(Action::Promise(conn, promise));
                 } else {
-                    let refused = Message::PromiseRefused {
-                        promise: self.promise,
+                    let promise = match self.highest > self.promise.epoch {
+                        true => Promise {
+                            epoch: self.highest,
+                            to: self.identity.node,
+                        },
+                        false => self.promise,
                     };
+                    let refused = Message::PromiseRefused { promise };
                     self.actions.push_back(Action::Send(conn, refused));
                 }
             }
@@ -335,6 +343,7 @@ mod tests {
                 epoch: Epoch(3),
                 to: NodeId([9; 16]),
             },
+            Epoch(0),
         );
         let actions = feed(&mut voter, Event::Frame(CONN, hello(2)));
         assert!(matches!(

@@ -130,7 +130,7 @@ impl Cluster {
         let random = SimRandom::new(seed);
         let network = LocalNetwork::new(seed ^ 0x5eed);
         let shards = 1 + (random.next_u64() % 3) as u16;
-        let faulty = random.next_u64() % 3 == 0;
+        let faulty = random.next_u64().is_multiple_of(3);
         network.set_faults(Faults {
             delay_ms: (1, 1 + random.next_u64() % 20),
             loss_permille: if faulty { 5 } else { 0 },

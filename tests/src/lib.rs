@@ -5,7 +5,7 @@
 //! | what a database must show | [`model`] |
 //! | what is done to it | [`ops`], [`plan`], [`workload`] |
 //! | how the two are held side by side | [`run`], [`reads`] |
-//! | what is asked after a crash | [`sweep`] |
+//! | what is asked after a crash | [`sweep`], of a follower [`follow`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
 //! | what a killed process had promised | [`oracle`] |
 //! | where randomness comes from, and how a failure is replayed | [`seed`] |
@@ -17,6 +17,7 @@
 
 pub mod check;
 pub mod cluster;
+pub mod follow;
 pub mod model;
 pub mod ops;
 pub mod oracle;

@@ -1,4 +1,5 @@
 //! Seeds of a simulated cluster: partitions, crashes, loss, promotions, and what must hold after.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use strandline_tests::cluster::{Cluster, Counters};
 

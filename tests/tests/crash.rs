@@ -1,4 +1,5 @@
 //! Deaths at every call of reference workloads, with every damage that the crash model knows.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use strandline_tests::sweep::{Depth, sweep};
 use strandline_tests::{seed, workload};

@@ -4,6 +4,7 @@
 //! The writer is this test binary, started again with variables that tell it what to be. It tells of
 //! each write before and after over a pipe that outlives it. `ROUNDS` says how often it is killed; the
 //! ordinary suite takes 20, the named target `kill_long` 300 where `STRANDLINE_LONG=1`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

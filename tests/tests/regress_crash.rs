@@ -1,4 +1,5 @@
 //! Crashes that once lost or refused something, one test for each.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use strandline::Durability::{Disk, Os};
 use strandline::Options;

@@ -1,8 +1,5 @@
 //! The demonstration on a small tree, and interrupted.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a failure here is a failure of the test"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `put`, `get`, `delete`, `scan`, `stats` and what they say when they cannot.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,8 +1,5 @@
 //! NDJSON in and out: lossless, with every broken line named.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a failure here is a failure of the test"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

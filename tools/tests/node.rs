@@ -1,8 +1,5 @@
 //! `serve`, `follow`, `promote` and `status` over loopback, with processes that are killed.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a failure here is a failure of the test"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,8 +1,5 @@
 //! Directory trees in and out, and what an export never does.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a failure here is a failure of the test"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -155,6 +155,10 @@ impl LogSource for Joint {
         }
     }
 
+    fn highest_epoch(&self) -> Epoch {
+        super::node::highest_epoch(&self.store())
+    }
+
     fn promise(&self, promise: Promise) -> Result<(), ReplicationError> {
         let store = self.store();
         let mut file = store.epoch_file().lock();

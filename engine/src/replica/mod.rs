@@ -147,10 +147,10 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        if let Some(hub) = self.dataset.database().hub() {
-            if self.dataset.role() == Role::Follower {
-                hub.retire(&self.dataset);
-            }
+        if self.dataset.role() == Role::Follower
+            && let Some(hub) = self.dataset.database().hub()
+        {
+            hub.retire(&self.dataset);
         }
     }
 }

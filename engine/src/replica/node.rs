@@ -374,7 +374,7 @@ impl Node {
 }
 
 /// The highest epoch that a node opened, promised or has in its logs.
-fn highest_epoch(store: &crate::store::Store) -> Epoch {
+pub(super) fn highest_epoch(store: &crate::store::Store) -> Epoch {
     let file = store.epoch_file().lock();
     let epochs = file.epochs();
     let known = epochs.opened.max(epochs.promised).max(epochs.claimed);

@@ -5,11 +5,10 @@
 //! copied; large ones stay in their segment and the table points to them, unless they are so few
 //! there that they would keep the whole segment alive.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use strandline_wal::log::Segment;
 use strandline_wal::{Hlc, IoContext, ShardId};
 
 use super::merge::{CompactionIter, CompactionRules, Merge};
@@ -276,7 +275,7 @@ impl Store {
     }
 
     /// The segments that a manifest's tables point into.
-    fn pointed(&self, manifest: &Manifest) -> Result<Arc<BTreeMap<(ShardId, u64), Arc<Segment>>>> {
+    fn pointed(&self, manifest: &Manifest) -> Result<super::view::PointedSegments> {
         super::recover::pointed_segments(manifest, &self.logs)
     }
 

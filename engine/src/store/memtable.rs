@@ -13,7 +13,7 @@ use std::borrow::{Borrow, Cow};
 use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_skiplist::SkipMap;
 use strandline_wal::Hlc;
@@ -54,8 +54,6 @@ impl MemEntry {
 pub struct Memtable {
     entries: SkipMap<Stored, MemEntry>,
     len: AtomicUsize,
-    version_min: AtomicU64,
-    version_max: AtomicU64,
 }
 
 impl Memtable {
@@ -64,8 +62,6 @@ impl Memtable {
         Memtable {
             entries: SkipMap::new(),
             len: AtomicUsize::new(0),
-            version_min: AtomicU64::new(u64::MAX),
-            version_max: AtomicU64::new(0),
         }
     }
 
@@ -97,8 +93,6 @@ impl Memtable {
         if is_new {
             self.len.fetch_add(name.len() + ENTRY_LEN, Relaxed);
         }
-        self.version_min.fetch_min(version.0, Relaxed);
-        self.version_max.fetch_max(version.0, Relaxed);
     }
 
     /// The newest version of `name` that is not newer than `at`, tombstones included.
@@ -112,11 +106,13 @@ impl Memtable {
     }
 
     /// Records in it, those that another of their batch overrode included.
+    #[cfg(test)]
     pub fn entry_count(&self) -> usize {
         self.entries.len()
     }
 
     /// Whether nothing is in it.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -124,15 +120,6 @@ impl Memtable {
     /// Bytes of memory that it takes, about.
     pub fn approximate_len(&self) -> usize {
         self.len.load(Relaxed)
-    }
-
-    /// Oldest and newest version, where there is any entry.
-    pub fn versions(&self) -> Option<(Hlc, Hlc)> {
-        let (min, max) = (
-            self.version_min.load(Relaxed),
-            self.version_max.load(Relaxed),
-        );
-        (min <= max).then_some((Hlc(min), Hlc(max)))
     }
 
     /// A cursor over all entries. What is inserted meanwhile it may see or not.

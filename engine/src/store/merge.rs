@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 
 use strandline_wal::{Error, Result};
 
-use crate::table::{Cursor, EntryKind, Found, InternalKey, ValueSource};
+use crate::table::{Cursor, Found, InternalKey, ValueSource};
 
 pub use compaction::{CompactionIter, CompactionRules, Dropped};
 pub use visible::VisibleIter;
@@ -94,11 +94,6 @@ impl<C: Cursor> Merge<C> {
     /// The entry's value.
     pub fn value(&self) -> ValueSource<'_> {
         self.standing().value()
-    }
-
-    /// What the entry says.
-    pub fn kind(&self) -> EntryKind {
-        self.standing().kind()
     }
 
     /// The entry's version and value, to keep.

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::{Mutex, RwLock};
 use strandline_wal::group::Group;
 use strandline_wal::io::Env;
-use strandline_wal::log::{Log, Segment};
+use strandline_wal::log::Log;
 use strandline_wal::marks::Marks;
 use strandline_wal::open::{open, open_read_only};
 use strandline_wal::reader::{Reader, Step, StoredBatch};
@@ -636,7 +636,7 @@ pub(super) fn apply_stored(batch: &StoredBatch, level: &MemLevel, catalog: &Cata
 pub(super) fn pointed_segments(
     manifest: &Manifest,
     logs: &[Arc<Log>],
-) -> Result<Arc<BTreeMap<(ShardId, u64), Arc<Segment>>>> {
+) -> Result<super::view::PointedSegments> {
     let mut segments = BTreeMap::new();
     for file in manifest.tables().flat_map(|table| &table.files) {
         let segment = (file.source == PointerSource::Segment)

@@ -12,13 +12,11 @@ use strandline_wal::{Error, Hlc, Position, Result, ShardId};
 
 use super::memtable::Memtable;
 use super::watermarks::Mark;
-use crate::table::{
-    FoundValue, LogPlace, PointerSource, Table, TableBytes, TableMeta, ValuePointer,
-};
+use crate::table::{FoundValue, LogPlace, PointerSource, Table, TableBytes, ValuePointer};
 
 /// The bytes of a value, without a copy: valid as long as this lives, whatever becomes of the key.
 ///
-/// It pins the segment or table that it stands in; [`Value::to_vec`] makes a copy that pins nothing.
+/// It pins the segment or table that it stands in; `to_vec` makes a copy that pins nothing.
 #[derive(Clone)]
 pub struct Value(Bytes);
 
@@ -158,14 +156,10 @@ impl Run {
             .partition_point(|table| *table.meta().name_max < *name);
         self.tables.get(at).filter(|table| table.meta().spans(name))
     }
-
-    pub fn metas(&self) -> Vec<TableMeta> {
-        self.tables
-            .iter()
-            .map(|table| table.meta().clone())
-            .collect()
-    }
 }
+
+/// Segments that tables point into, by shard and first sequence.
+pub(crate) type PointedSegments = Arc<BTreeMap<(ShardId, u64), Arc<Segment>>>;
 
 /// Everything readable at one moment.
 #[derive(Clone)]
@@ -176,7 +170,7 @@ pub(crate) struct View {
     /// Newest first.
     pub runs: Vec<Arc<Run>>,
     /// Segments that tables point into.
-    pub values: Arc<BTreeMap<(ShardId, u64), Arc<Segment>>>,
+    pub values: PointedSegments,
 }
 
 impl View {

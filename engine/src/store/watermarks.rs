@@ -21,6 +21,7 @@ pub struct Mark {
 
 impl Mark {
     /// The cut before everything.
+    #[cfg(test)]
     pub fn zero(shard_count: usize) -> Mark {
         Mark {
             timestamp: Hlc(0),

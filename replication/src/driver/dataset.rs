@@ -62,7 +62,9 @@ impl Dataset {
         store: Arc<dyn FollowerStore>,
         options: CandidateOptions,
     ) -> Dataset {
-        let candidate = Candidate::new(now.mono_ms, store.identity(), store.promised(), options);
+        let mut known = store.promised();
+        known.epoch = known.epoch.max(store.highest_epoch());
+        let candidate = Candidate::new(now.mono_ms, store.identity(), known, options);
         let source: Arc<dyn LogSource> = store.clone();
         let campaign = Campaign {
             candidate,
@@ -77,7 +79,7 @@ impl Dataset {
 
     fn new(source: Arc<dyn LogSource>, role: Role) -> Dataset {
         let identity = source.identity();
-        let voter = Voter::new(identity.clone(), source.promised());
+        let voter = Voter::new(identity.clone(), source.promised(), source.highest_epoch());
         Dataset {
             identity,
             source,

@@ -3,7 +3,7 @@
 use strandline_wal::{Hlc, Result};
 
 use super::Merge;
-use crate::table::{Cursor, EntryKind, InternalKey, ValueSource};
+use crate::table::{Cursor, InternalKey, ValueSource};
 
 /// Which readers there are and may be.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -85,14 +85,6 @@ impl<C: Cursor, F: FnMut(Dropped<'_>)> CompactionIter<C, F> {
         self.settle();
     }
 
-    /// Moves to the first entry that is kept of `name` or the names behind: where a compaction that
-    /// stopped between two names goes on.
-    pub fn seek(&mut self, name: &[u8]) {
-        self.newer = None;
-        self.merge.seek(InternalKey::first_of(name));
-        self.settle();
-    }
-
     /// Moves to the next entry that is kept. Does nothing where the iterator stands nowhere.
     pub fn next(&mut self) {
         if self.merge.is_valid() {
@@ -117,11 +109,6 @@ impl<C: Cursor, F: FnMut(Dropped<'_>)> CompactionIter<C, F> {
     /// The entry's value.
     pub fn value(&self) -> ValueSource<'_> {
         self.merge.value()
-    }
-
-    /// What the entry says.
-    pub fn kind(&self) -> EntryKind {
-        self.merge.kind()
     }
 
     /// What stopped the iterator, where that was not the end. What was kept until then is not all.

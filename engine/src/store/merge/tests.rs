@@ -9,6 +9,7 @@ use strandline_wal::{Hlc, ShardId};
 
 use super::*;
 use crate::store::memtable::{MemEntry, Memtable, MemtableCursor};
+use crate::table::EntryKind;
 use crate::table::LogPlace;
 
 /// An entry: name, version, whether it is a value, and a number that tells copies apart.

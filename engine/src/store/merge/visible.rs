@@ -152,6 +152,7 @@ impl<C: Cursor> VisibleIter<C> {
     }
 
     /// The version that is visible.
+    #[cfg(test)]
     pub fn version(&self) -> Hlc {
         match &self.standing {
             Standing::Forward => self.merge.key().version,
@@ -161,6 +162,7 @@ impl<C: Cursor> VisibleIter<C> {
     }
 
     /// Its value, never [`ValueSource::Absent`].
+    #[cfg(test)]
     pub fn value(&self) -> ValueSource<'_> {
         match &self.standing {
             Standing::Forward => self.merge.value(),
