@@ -29,7 +29,7 @@ impl Size {
     }
 
     fn large(&self) -> usize {
-        (self.count / 100).clamp(100, 10_000)
+        (self.count / 20).clamp(100, 20_000)
     }
 }
 
