@@ -4,7 +4,6 @@
 //! unknown outcome none is acknowledged; once the fault is gone everything acknowledged can be read,
 //! and again after the next open.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

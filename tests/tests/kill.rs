@@ -5,7 +5,6 @@
 //! each write before and after over a pipe that outlives it. `ROUNDS` says how often it is killed; the
 //! ordinary suite takes 20, the named target `kill_long` 300 where `STRANDLINE_LONG=1`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -1,7 +1,6 @@
 //! Readers that were there before a hundred segments came and went still read right, while files are
 //! used again under other names. On the real disk, where a map shows what becomes of a file.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
 
 use std::collections::BTreeMap;
 

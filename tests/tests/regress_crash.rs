@@ -1,6 +1,5 @@
 //! Crashes that once lost or refused something, one test for each.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
 
 use strandline::Durability::{Disk, Os};
 use strandline::Options;

@@ -1,7 +1,6 @@
 //! One flipped bit in every byte of every file, every length, missing files and misplaced sectors:
 //! the right values or an error that names the file, never a wrong read, a panic, or endless work.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

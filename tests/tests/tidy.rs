@@ -2,7 +2,6 @@
 //!
 //! Only code is looked at: comments, and modules of tests, may name what they like.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
