@@ -299,7 +299,8 @@ fn hello(env: &Env, dataset: DatasetId) -> Hello {
         node: NodeId(env.random.next_id()),
         incarnation: Incarnation(env.random.next_id()),
         lineage: Lineage::default(),
-        name: String::new(),
+        // Every node has a name; nobody connects to this one.
+        name: "status".to_owned(),
         dataset,
         ends: Vec::new(),
     }

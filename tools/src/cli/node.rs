@@ -7,10 +7,12 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 use strandline::replica::{FollowStatus, Promote as How, remote_status};
-use strandline::{Database, Dataset, NodeRole, Options, Position, ShardRouter};
+use strandline::{Database, NodeRole, Options, Position, ShardRouter};
 use strandline_wal::io::Env;
 
 use crate::failure::{Exit, Failure, Result};
+use crate::inspect::diff::ends;
+use crate::inspect::store::{self, DatasetFiles};
 use crate::open::{self, Place, Writing};
 use crate::signal::Ending;
 use crate::text;
@@ -283,28 +285,26 @@ impl Status {
     }
 
     fn stored(&self, root: &Path) -> Result<Vec<Standing>> {
+        let env = Env::real_pread();
+        let stored = store::datasets(&env, root, self.dataset.as_deref())?;
         let database = open::reader(root)?;
-        let datasets = match &self.dataset {
-            Some(name) => vec![open::dataset(&database, name)?],
-            None => database.datasets(),
-        };
-        datasets
+        stored
             .iter()
-            .map(|dataset| Standing::of(&database, dataset))
+            .map(|dataset| Standing::of(&env, &database, dataset))
             .collect()
     }
 }
 
 impl Standing {
-    fn of(database: &Database, dataset: &Dataset) -> Result<Standing> {
-        let role = match database.is_follower(&dataset.name())? {
+    fn of(env: &Env, database: &Database, dataset: &DatasetFiles) -> Result<Standing> {
+        let role = match database.is_follower(dataset.id.as_str())? {
             true => "follower",
             false => "leader",
         };
-        let positions = dataset.positions();
+        let positions = ends(env, dataset)?;
         let epochs = positions.iter().map(|position| position.epoch.0);
         Ok(Standing {
-            dataset: dataset.name(),
+            dataset: dataset.id.to_string(),
             role: role.to_owned(),
             epoch: epochs.max().unwrap_or(0),
             leader: None,

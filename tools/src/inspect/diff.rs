@@ -266,6 +266,18 @@ impl Pair<'_> {
     }
 }
 
+/// Where the logs of a dataset end, by shard.
+///
+/// # Errors
+/// The disk's.
+pub fn ends(env: &Env, dataset: &DatasetFiles) -> Result<Vec<Position>> {
+    let end = |shard: ShardId| {
+        let segments: Vec<&SegmentName> = dataset.segments_of(shard).collect();
+        end_of(env.disk.as_ref(), &segments)
+    };
+    dataset.shards().into_iter().map(end).collect()
+}
+
 /// Where a log's last good batch ends.
 fn end_of(disk: &dyn Disk, segments: &[&SegmentName]) -> Result<Position> {
     for name in segments.iter().rev() {

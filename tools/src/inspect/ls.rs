@@ -41,11 +41,11 @@ impl Ls {
         let mut documents = Vec::new();
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         for dataset in self.place.datasets(env)? {
-            let rows: Vec<Row> = dataset
-                .segments
-                .iter()
-                .map(|segment| row(env.disk.as_ref(), &dataset, segment))
-                .collect();
+            let written = dataset.segments.iter();
+            let written = written.map(|segment| row(env.disk.as_ref(), &dataset, segment));
+            let unwritten = dataset.unwritten.iter().map(unwritten);
+            let mut rows: Vec<Row> = written.chain(unwritten).collect();
+            rows.sort_by_key(|row| (row.shard, row.first_seq));
             let is_damaged = dataset.manifest.is_err() || rows.iter().any(|row| row.is_damaged);
             if is_damaged {
                 exit = Exit::Problems;
@@ -60,6 +60,20 @@ impl Ls {
         }
         out.flush()?;
         Ok(exit)
+    }
+}
+
+fn unwritten(name: &SegmentName) -> Row {
+    Row {
+        file: file_name(&name.path),
+        shard: name.shard.0,
+        first_seq: name.first_seq,
+        last_seq: name.first_seq - 1,
+        epoch: 0,
+        state: "growing; not written out yet".to_owned(),
+        len: 0,
+        live_len: 0,
+        is_damaged: false,
     }
 }
 

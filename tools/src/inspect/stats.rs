@@ -141,8 +141,8 @@ impl Sums {
     }
 
     fn print(&self, out: &mut dyn Write, dataset: &DatasetFiles) -> Result<()> {
-        let batches = text::plural(self.batch_count, "batch").replace("batchs", "batches");
-        writeln!(out, "dataset {}: {batches} in the log", dataset.id)?;
+        let batches = text::count(self.batch_count);
+        writeln!(out, "dataset {}: batches in the log: {batches}", dataset.id)?;
         let line = |name: &str, sum: &Sum| {
             [
                 name.to_owned(),

@@ -27,6 +27,9 @@ pub struct DatasetFiles {
     pub manifest: Result<Manifest, Error>,
     /// Its segment files, by shard and first sequence.
     pub segments: Vec<SegmentName>,
+    /// Newest segments without a header on the disk yet: a live leader has them in memory, or a crash
+    /// came before they were written out. Whether something is missing is recovery's to judge.
+    pub unwritten: Vec<SegmentName>,
 }
 
 /// A segment file by its name.
@@ -89,11 +92,20 @@ impl DatasetFiles {
             }
         }
         segments.sort_by_key(|segment| (segment.shard, segment.first_seq));
+        let is_newest = |n: usize, all: &[SegmentName]| {
+            all.get(n + 1).is_none_or(|next| next.shard != all[n].shard)
+        };
+        let unwritten: Vec<SegmentName> = (0..segments.len())
+            .filter(|n| is_newest(*n, &segments) && is_unwritten(disk, &segments[*n].path))
+            .map(|n| segments[n].clone())
+            .collect();
+        segments.retain(|segment| !unwritten.contains(segment));
         Ok(DatasetFiles {
             id,
             dir,
             manifest,
             segments,
+            unwritten,
         })
     }
 
@@ -145,6 +157,21 @@ impl DatasetFiles {
             }
         }
         names
+    }
+}
+
+/// Whether a file has nothing but zeros where a segment header should be.
+fn is_unwritten(disk: &dyn Disk, path: &Path) -> bool {
+    let mut head = [1; SEGMENT_HEADER_LEN];
+    let Ok(file) = disk.open(path, Access::Read) else {
+        return false;
+    };
+    match read_exact_at(file.as_ref(), &mut head, 0) {
+        Ok(()) => head == [0; SEGMENT_HEADER_LEN],
+        // Not even created to its length.
+        Err(error) => {
+            error.kind() == std::io::ErrorKind::UnexpectedEof && file.is_empty().unwrap_or(false)
+        }
     }
 }
 
