@@ -81,5 +81,8 @@ fn four_shards_by_ranges_survive() {
 
 #[test]
 fn a_checkpoint_is_there_whole_or_not_at_all() {
-    judge("checkpoint", &["checkpoints", "compactions", "flushes"]);
+    judge(
+        "checkpoint",
+        &["checkpoints", "compactions", "flushes", "segments removed"],
+    );
 }

@@ -132,6 +132,8 @@ impl Node {
                 why,
             });
         }
+        // The start of the epoch is durable before anybody hears of it.
+        dataset.store().sync()?;
         let id = self.join(dataset);
         let options = LeaderOptions {
             policy: self.policy(&id),
