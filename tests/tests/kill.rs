@@ -2,16 +2,10 @@
 //! acknowledged is lost, and no batch is torn.
 //!
 //! The writer is this test binary, started again with variables that tell it what to be. It tells of
-<<<<<<< HEAD
-//! each write before and after over a pipe that outlives it. `ROUNDS` says how often it is killed; the
-//! ordinary suite takes 20, the named target `kill_long` 300 where `STRANDLINE_LONG=1`.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-=======
 //! each write before and after over a pipe that outlives it. `ROUNDS` says how often it is killed: 20
 //! times in the ordinary suite, 300 times where `STRANDLINE_LONG=1`.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
->>>>>>> proofs
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
