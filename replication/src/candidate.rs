@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use strandline_wal::Epoch;
 
 use crate::error::{Error, Result};
-use crate::ids::{Identity, NodeId, Promise, ShardEnd};
+use crate::ids::{Identity, Lineage, NodeId, Promise, ShardEnd};
 use crate::message::{Hello, Message, Purpose, Refusal, VERSIONS};
 use crate::quorum::{Promised, longest};
 use crate::transport::ConnId;
@@ -136,7 +136,13 @@ impl Candidate {
             began_ms: now,
             actions: VecDeque::new(),
         };
-        candidate.claim(promised.epoch);
+        if candidate.identity.lineage == Lineage::default() {
+            // Its first leader had an epoch that it does not know of: it might claim the same one.
+            let what = "a node that never followed cannot lead".to_owned();
+            candidate.give_up(Error::Store { what });
+        } else {
+            candidate.claim(promised.epoch);
+        }
         candidate
     }
 

@@ -23,7 +23,7 @@ use strandline_wal::{Epoch, ShardId};
 use crate::assemble::Assembler;
 use crate::credit::Grantor;
 use crate::error::{Error, Reason};
-use crate::ids::{LeaderId, Promise, ShardEnd};
+use crate::ids::{LeaderId, NodeId, Promise, ShardEnd};
 use crate::message::{AckEntry, Hello, Message, Refusal, VERSIONS, Wants, Welcome};
 use crate::store::Times;
 use crate::transport::ConnId;
@@ -76,6 +76,7 @@ pub struct Follower {
     here: Option<Here>,
     // Whom this node follows, once welcomed.
     leader_name: String,
+    leader_node: NodeId,
     epoch: Epoch,
     leader: LeaderId,
     wants: Wants,
@@ -106,6 +107,7 @@ impl Follower {
             conn: None,
             here: None,
             leader_name: String::new(),
+            leader_node: NodeId::default(),
             epoch: Epoch(0),
             leader: LeaderId::default(),
             wants: Wants::default(),
@@ -354,7 +356,8 @@ impl Follower {
             }
             _ if now.saturating_sub(self.told_ms) < self.options.heartbeat_ms => {}
             State::Following => self.send_ack(now),
-            State::Receiving(_) => {
+            // A sign of life that changes nothing; its number shows a frame that was lost before it.
+            State::Agreeing(_) | State::Asking | State::Listing(_) | State::Receiving(_) => {
                 let granted = self.grantor.granted();
                 self.send(now, Message::Credit { granted });
             }

@@ -2,7 +2,8 @@
 //! confirm. Holds no file, no socket, no thread, and no clock.
 //!
 //! The same machine serves in two ways. As *leader* it holds an epoch, reports what is confirmed, and
-//! is over the moment that it hears of a later epoch. As *lender* it hands its log to one candidate
+//! is over the moment that it hears of a later epoch; what it found in its log is confirmed with the
+//! first record of its own epoch, never before. As *lender* it hands its log to one candidate
 //! that it promised an epoch to, under that epoch, and confirms nothing.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,8 +14,8 @@ use crate::bundle::BundlePlan;
 use crate::error::{Error, Reason, Result};
 use crate::ids::{Identity, Incarnation, LeaderId, Leadership, Lineage, NodeId};
 use crate::message::{
-    FILES_PER_FRAME_MAX, Hello, Message, Purpose, Refusal, Tick, TickMark, VERSIONS, Verdict,
-    Welcome,
+    AckEntry, FILES_PER_FRAME_MAX, Hello, Message, Purpose, Refusal, Tick, TickMark, VERSIONS,
+    Verdict, Welcome,
 };
 use crate::progress::{Progress, Step};
 use crate::quorum::Standing;
@@ -50,6 +51,9 @@ pub struct Leader {
     // What every follower that was here last confirmed; one entry per node and shard.
     standings: BTreeMap<ShardId, Vec<Standing>>,
     confirmed: BTreeMap<ShardId, Confirmed>,
+    // First record of this leadership per shard. Followers count from there on only: a record of an
+    // earlier epoch on n of them may still lose to a log with a later epoch (Raft, figure 8).
+    starts: BTreeMap<ShardId, u64>,
     wall_ms: u64,
     actions: VecDeque<Action>,
 }
@@ -69,6 +73,7 @@ impl Leader {
             followers: BTreeMap::new(),
             standings: BTreeMap::new(),
             confirmed: BTreeMap::new(),
+            starts: BTreeMap::new(),
             wall_ms: 0,
             actions: VecDeque::new(),
         }
@@ -86,6 +91,10 @@ impl Leader {
             Event::Frame(conn, message) => self.frame(now, conn, message),
             Event::Closed(conn, why) => self.gone(conn, why),
             Event::Marks(marks, times) => self.marks(now, marks, times),
+            Event::Started(shard, first_seq) => {
+                self.starts.insert(shard, first_seq);
+                self.confirm(shard);
+            }
             Event::Judged(conn, judged) => self.judged(conn, judged),
             Event::Ship => self.ship(now),
             Event::Shipped(conn, shard, len) => {
@@ -386,9 +395,27 @@ impl Leader {
         if self.fenced.is_some() || self.serving.only.is_some() {
             return;
         }
+        let start = self.starts.get(&shard).copied().unwrap_or(u64::MAX);
+        let counted = |seq: u64| if seq >= start { seq } else { 0 };
         let standings = self.standings.get(&shard).map_or(&[][..], Vec::as_slice);
+        let standings: Vec<_> = standings
+            .iter()
+            .map(|Standing { member, ack }| {
+                let (received, durable) = (counted(ack.received), counted(ack.durable));
+                let ack = AckEntry {
+                    received,
+                    durable,
+                    applied: counted(ack.applied),
+                    ..*ack
+                };
+                Standing {
+                    member: *member,
+                    ack,
+                }
+            })
+            .collect();
         let leader = self.serving.identity.node;
-        let confirmed = self.options.policy.confirmed(leader, shard, standings);
+        let confirmed = self.options.policy.confirmed(leader, shard, &standings);
         let before = self.confirmed.get(&shard);
         if before.is_none_or(|before| *before != confirmed) && !confirmed.received.is_empty() {
             self.confirmed.insert(shard, confirmed.clone());

@@ -3,13 +3,14 @@
 //! | State | frames that may come | left by |
 //! |-------|----------------------|---------|
 //! | Judging | none | the verdicts: to Agreeing, or to Shipping where all agree |
-//! | Agreeing | Ends, BundleAsk | Ends: to Judging; BundleAsk: to Pinning |
-//! | Shipping | Ack, Credit, BundleAsk | BundleAsk before any credit: to Pinning; the end of the connection |
+//! | Agreeing | Ends, BundleAsk, Credit | Ends: to Judging; BundleAsk: to Pinning |
+//! | Shipping | Ack, Credit, BundleAsk | BundleAsk before any byte: to Pinning; the end of the connection |
 //! | Pinning | none | the pinned bundle: to Listed |
 //! | Listed | BundleFrom | it: to Sending |
 //! | Sending | Credit | the last byte: to Agreeing |
 //!
-//! Refused may come in every state and ends the connection.
+//! Refused may come in every state and ends the connection. A Credit of nothing new is a sign of life:
+//! without one, a lost Ends would leave both sides waiting for each other.
 
 use std::collections::BTreeMap;
 
@@ -155,7 +156,10 @@ impl Progress {
                 let since = self.early.as_ref().map_or(now, |(since, _)| *since);
                 self.acked(now, since, ack, marks)
             }
-            (State::Shipping | State::Sending(..), Message::Credit { granted }) => {
+            (
+                State::Agreeing | State::Shipping | State::Sending(..),
+                Message::Credit { granted },
+            ) => {
                 self.purse.grant(granted);
                 Ok(Step::Wait)
             }

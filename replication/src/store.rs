@@ -61,7 +61,8 @@ pub trait LogSource: Send + Sync {
     fn report(&self, report: Report);
 }
 
-/// A dataset that this node leads.
+/// A dataset that this node leads. Nothing of a shard is confirmed before the epoch's start batch is
+/// in [`LogSource::epochs`] and followers have it: the store writes one to every shard when it opens.
 ///
 /// Whoever changes what [`LeaderStore::marks`] or [`LeaderStore::times`] return calls
 /// [`crate::Notifier::notify`] afterwards.

@@ -32,6 +32,8 @@ pub enum Event {
     LookedUp(ConnId, Status),
     /// A promise was made by other means: by following a leader, or to itself.
     Learned(Promise),
+    /// The dataset took over a lineage.
+    Adopted(Lineage),
 }
 
 /// What to do, in order.
@@ -99,6 +101,7 @@ impl Voter {
                 }
             }
             Event::Learned(promise) => self.learn(promise),
+            Event::Adopted(lineage) => self.identity.lineage = lineage,
         }
     }
 
@@ -182,7 +185,8 @@ impl Voter {
                 want,
             })
         };
-        let kin = hello.lineage == self.identity.lineage;
+        // A node without a history has nothing to tell, and no epoch that it must not repeat.
+        let kin = hello.lineage == self.identity.lineage && hello.lineage != Lineage::default();
         let refusal = if common_version(hello.versions).is_none() {
             let range = |(min, max): (u16, u16)| format!("versions {min} to {max}");
             refused(
@@ -412,6 +416,27 @@ mod tests {
                 to: NodeId([2; 16]),
             }),
         );
+        assert!(matches!(ask(&mut voter, 4)[..], [Action::Promise(..)]));
+    }
+
+    #[test]
+    fn a_node_without_a_history_does_not_vote_until_it_has_one() {
+        let mut fresh = identity(1);
+        fresh.lineage = Lineage::default();
+        let mut voter = Voter::new(fresh, Promise::default(), Epoch(0));
+        let Message::Hello(mut asks) = hello(2) else {
+            unreachable!("it is a hello")
+        };
+        asks.lineage = Lineage::default();
+        feed(&mut voter, Event::Frame(CONN, Message::Hello(asks)));
+        let actions = ask(&mut voter, 4);
+        assert!(
+            actions
+                .iter()
+                .any(|action| matches!(action, Action::Close(..)))
+        );
+        feed(&mut voter, Event::Adopted(Lineage([7; 16])));
+        feed(&mut voter, Event::Frame(CONN, hello(2)));
         assert!(matches!(ask(&mut voter, 4)[..], [Action::Promise(..)]));
     }
 

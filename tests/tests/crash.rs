@@ -13,7 +13,7 @@ fn judge(name: &str, reaches: &[&str]) {
             nested_count: 8,
         },
         false => Depth {
-            seed_count: 3,
+            seed_count: 2,
             nested_one_in: 24,
             nested_count: 3,
         },

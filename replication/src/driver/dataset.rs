@@ -12,7 +12,7 @@ use super::wires::{Part, Wires};
 use crate::candidate::{self, Candidate, CandidateOptions};
 use crate::error::{Error, Reason, Result};
 use crate::follower::{self, FollowerOptions};
-use crate::ids::{Identity, LeaderId, Promise, ShardEnd};
+use crate::ids::{Identity, LeaderId, Lineage, Promise, ShardEnd};
 use crate::lag::LagGauges;
 use crate::leader::{self, LeaderOptions};
 use crate::message::{AckEntry, Hello, Message, Purpose, Role as MessageRole, Status};
@@ -47,7 +47,15 @@ impl Dataset {
     pub fn lead(store: Arc<dyn LeaderStore>, options: LeaderOptions) -> Dataset {
         let server = Server::lead(Arc::clone(&store), options);
         let source: Arc<dyn LogSource> = store.clone();
-        Dataset::new(source, Role::Leading(Box::new(server), store))
+        let leadership = store.leadership();
+        let mut dataset = Dataset::new(source, Role::Leading(Box::new(server), store));
+        // Its own epoch is promised to itself, whatever the store wrote down.
+        let promise = Promise {
+            epoch: leadership.epoch,
+            to: dataset.identity.node,
+        };
+        dataset.voter.handle(voter::Event::Learned(promise));
+        dataset
     }
 
     pub fn follow(store: Arc<dyn FollowerStore>, options: FollowerOptions) -> Dataset {
@@ -180,6 +188,11 @@ impl Dataset {
                 pursuer.feed(now, wires, follower::Event::Frame(conn, message));
                 if let Some(promise) = pursuer.take_promise() {
                     self.vote(now, wires, voter::Event::Learned(promise));
+                }
+                if self.identity.lineage == Lineage::default() {
+                    self.identity = self.source.identity();
+                    let lineage = self.identity.lineage;
+                    self.vote(now, wires, voter::Event::Adopted(lineage));
                 }
             }
             (Role::Campaigning(campaign), Part::Fetcher) => {

@@ -190,14 +190,11 @@ impl Pursuer {
                 });
                 events.push_back(Event::Installed(installed));
             }
-            Action::Joined(name) => {
+            Action::Joined(node, name) => {
                 // Cuts and bundles moved the ends: the marks start anew where the logs now are.
                 let mark = |shard: &ShardId| (*shard, store.end(*shard).position.seq);
                 self.state = Arc::new(ReplicationState::new(self.shards.iter().map(mark)));
-                store.report(Report::Joined {
-                    node: Default::default(),
-                    name,
-                });
+                store.report(Report::Joined { node, name });
             }
             Action::Left(name, why) => store.report(Report::Left { name, why }),
             Action::Stopped(why) => {

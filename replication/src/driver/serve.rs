@@ -28,6 +28,8 @@ pub(super) struct Server {
     // `None` where it lends.
     lead: Option<Arc<dyn LeaderStore>>,
     shards: Vec<ShardId>,
+    // Shards whose first record of this epoch is not known yet.
+    unstarted: Vec<ShardId>,
     bundles: BTreeMap<ConnId, Box<dyn Bundle>>,
     gauged_ms: u64,
 }
@@ -69,6 +71,7 @@ impl Server {
             machine,
             source,
             lead,
+            unstarted: shards.clone(),
             shards,
             bundles: BTreeMap::new(),
             gauged_ms: 0,
@@ -95,6 +98,19 @@ impl Server {
             .as_ref()
             .map_or(Times::default(), |store| store.times());
         self.feed(now, wires, Event::Marks(marks, times));
+        let epoch = self.machine.leadership().0.epoch;
+        if let Some(store) = self.lead.clone().filter(|_| !self.unstarted.is_empty()) {
+            for shard in std::mem::take(&mut self.unstarted) {
+                match store
+                    .epochs(shard)
+                    .last()
+                    .filter(|entry| entry.epoch == epoch)
+                {
+                    Some(entry) => self.feed(now, wires, Event::Started(shard, entry.first_seq)),
+                    None => self.unstarted.push(shard),
+                }
+            }
+        }
     }
 
     fn marks(&self, shard: ShardId) -> Marks {

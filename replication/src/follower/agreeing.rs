@@ -32,6 +32,7 @@ impl Follower {
         let (ours, promise) = (here.identity.lineage, here.promise);
         let lends = welcome.leader == NO_CLAIM;
         self.leader_name.clone_from(&welcome.name);
+        self.leader_node = welcome.node;
         (self.epoch, self.leader, self.wants) = (welcome.epoch, welcome.leader, welcome.wants);
         let admitted = match self.options.purpose {
             Purpose::Fetch => lends && welcome.epoch == promise.epoch,
@@ -300,7 +301,7 @@ impl Follower {
         self.synced_ms = now.saturating_sub(self.options.sync_ms);
         self.told_ms = now.saturating_sub(self.options.ack_ms);
         self.actions
-            .push_back(Action::Joined(self.leader_name.clone()));
+            .push_back(Action::Joined(self.leader_node, self.leader_name.clone()));
     }
 
     /// Our log does not reach to where both agree: the leader sends its files.

@@ -7,7 +7,7 @@ use crate::assemble::Whole;
 use crate::bundle::{BundlePlace, BundlePlan};
 use crate::credit::WINDOW_DEFAULT;
 use crate::error::{Error, Result};
-use crate::ids::{Identity, LeaderId, Lineage, Promise, ShardEnd};
+use crate::ids::{Identity, LeaderId, Lineage, NodeId, Promise, ShardEnd};
 use crate::message::{Message, Purpose};
 use crate::store::{CommitMark, Floor, Times};
 use crate::transport::ConnId;
@@ -144,8 +144,8 @@ pub enum Action {
     WriteBundle(u32, u64, Vec<u8>),
     /// Make the bundle the dataset.
     Install,
-    /// This node agrees with the leader of this name.
-    Joined(String),
+    /// This node agrees with that leader.
+    Joined(NodeId, String),
     /// The connection ended.
     Left(String, Error),
     /// Nothing more happens until someone acts.

@@ -360,7 +360,7 @@ fn a_cut_waits_until_both_agree_and_is_reported_by_its_ends() {
         matches!(actions[..], [Action::Cut(from, to)] if from == end(4, 10) && to == end(3, 6))
     );
     let actions = feed(&mut follower, Event::Cut(S0, Ok(())));
-    assert!(matches!(actions[..], [Action::Joined(_)]));
+    assert!(matches!(actions[..], [Action::Joined(..)]));
     assert_eq!(follower.following().0, EPOCH);
 }
 
@@ -720,7 +720,7 @@ fn a_new_store_takes_over_the_lineage_and_any_other_refuses() {
     assert!(
         feed(&mut follower, Event::Adopted(Ok(())))
             .iter()
-            .any(|a| matches!(a, Action::Joined(_)))
+            .any(|a| matches!(a, Action::Joined(..)))
     );
     let mut foreign = here();
     foreign.identity.lineage = Lineage([8; 16]);
@@ -733,6 +733,20 @@ fn a_new_store_takes_over_the_lineage_and_any_other_refuses() {
         stopped(&actions),
         Some(Error::OtherLineage { .. })
     ));
+}
+
+#[test]
+fn it_shows_signs_of_life_in_every_state_that_waits() {
+    for state in ["agreeing", "asking", "listing", "receiving", "following"] {
+        let mut follower = in_state(state);
+        follower.handle(2_500, Event::Tick);
+        let action = follower.poll_action();
+        let alive = |message: &Message| matches!(message, Message::Credit { .. } | Message::Ack(_));
+        assert!(
+            matches!(&action, Some(Action::Send(_, message)) if alive(message)),
+            "{state}"
+        );
+    }
 }
 
 #[test]

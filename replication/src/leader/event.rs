@@ -52,6 +52,9 @@ pub enum Event {
     Closed(ConnId, Error),
     /// The marks of the logs as they are now: before frames and shipping are handled.
     Marks(Vec<(ShardId, Marks)>, Times),
+    /// The epoch of this leadership begins with that record. Until it is known nothing of the shard
+    /// is confirmed.
+    Started(ShardId, u64),
     /// The answer to [`Action::Judge`].
     Judged(ConnId, Result<Vec<Verdict>>),
     /// Send what there is: at most one piece per follower.

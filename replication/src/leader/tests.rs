@@ -79,6 +79,7 @@ fn fresh() -> Leader {
         &[S0],
     );
     marks(&mut leader, 10, 0);
+    feed(&mut leader, 0, Event::Started(S0, 1));
     leader
 }
 
@@ -168,7 +169,7 @@ fn every_frame_in_every_state_is_taken_or_refused() {
     let legal: [(&str, &[&str]); 7] = [
         ("unknown", &["Hello"]),
         ("judging", &[]),
-        ("agreeing", &["Ends", "BundleAsk"]),
+        ("agreeing", &["Ends", "BundleAsk", "Credit"]),
         ("shipping", &["Ack", "Credit", "BundleAsk"]),
         ("pinning", &[]),
         ("listed", &["BundleFrom"]),
@@ -309,6 +310,25 @@ fn what_is_confirmed_is_reported_when_it_changes() {
     assert_eq!(
         confirmed(feed(&mut leader, 0, Event::Policy(policy))),
         Some((vec![0], vec![0], vec![0]))
+    );
+}
+
+#[test]
+fn records_of_earlier_epochs_count_only_with_one_of_this_epoch() {
+    let mut leader = in_state("shipping");
+    feed(&mut leader, 0, Event::Started(S0, 8));
+    let actions = frame(&mut leader, ack(9, 7, 0));
+    let counted =
+        |a: &Action| matches!(a, Action::Confirm(c) if c.received == [9] && c.durable == [0]);
+    assert!(
+        actions.iter().any(counted),
+        "durable up to 7 is not enough: {actions:?}"
+    );
+    let actions = frame(&mut leader, ack(9, 8, 0));
+    assert!(
+        actions
+            .iter()
+            .any(|a| matches!(a, Action::Confirm(c) if c.durable == [8]))
     );
 }
 

@@ -7,7 +7,7 @@ use super::{S0, same_logs, stopped, write_some};
 use crate::error::Error;
 use crate::ids::Promise;
 use crate::quorum::{Level, promises_needed};
-use crate::store::{FollowerStore, LogSource, Report};
+use crate::store::{FollowerStore, LeaderStore, LogSource, Report};
 use crate::testing::cluster::Cluster;
 use crate::testing::node;
 
@@ -150,6 +150,51 @@ fn what_a_promise_tells_is_durable() {
         c.store("b").log(S0).last_seq() >= seq,
         "it told the candidate of it"
     );
+}
+
+/// Raft, figure 8: a record of an old epoch is on enough disks, and a log with a later epoch that
+/// lacks it can still win. So it is not confirmed until a record of the present epoch is.
+#[test]
+fn an_old_record_is_not_confirmed_before_the_new_epoch_is() {
+    let mut c = three(40);
+    c.network.part("a", "b");
+    c.network.part("a", "c");
+    let old = c.write("a", 0, b"on one disk").unwrap();
+    c.store("a").sync(S0).unwrap();
+    c.stop("a");
+    // b wins an epoch and starts it on its own disk alone.
+    c.campaign("b", 2);
+    c.run_until(20_000, |c| c.outcome("b").is_some());
+    c.stop("b");
+    c.lead("b", 2);
+    c.stop("b");
+    // a wins the next one and brings the old record to c, but not yet the start of its epoch.
+    c.network.heal();
+    c.follow("a");
+    c.stop("c");
+    c.follow("c");
+    c.campaign("a", 2);
+    c.run_until(20_000, |c| c.outcome("a").is_some());
+    let epoch = c.outcome("a").unwrap().unwrap();
+    c.stop("a");
+    c.lead("a", epoch.0);
+    // Little room, so that the bytes come in small pieces.
+    *c.store("c").room.lock() = 96;
+    c.run_until(5_000, |c| c.store("c").log(S0).last_seq() >= old);
+    assert_eq!(c.store("c").log(S0).last_seq(), old, "the two come apart");
+    c.network.cut("a", "c");
+    c.run(300);
+    assert_eq!(
+        c.store("c").log(S0).synced_seq(),
+        old,
+        "it is on two disks of three"
+    );
+    assert!(!c.is_confirmed("a", 0, Level::Durable(1), 1));
+    assert_eq!(c.store("a").marks(S0).committed, 0);
+    c.network.heal();
+    c.run_until(20_000, |c| {
+        c.is_confirmed("a", 0, Level::Durable(1), old + 1)
+    });
 }
 
 #[test]

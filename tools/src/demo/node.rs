@@ -9,8 +9,8 @@
 //! | `load PHASE BYTES DIRECTORY` | `ok {}`, then `ack WRITER NUMBER FILES BYTES` for every batch |
 //! | `stop` | `ok {}`: no batch is written after it |
 //! | `status` | `ok {..}`, see [`Status`] |
-//! | `check WRITER:NUMBER,..` | `ok {..}`, see [`super::work::Checked`] |
-//! | `digest` | `ok {..}`, see [`super::work::State`] |
+//! | `check WRITER:NUMBER,..` | `ok {..}`, see `super::work::Checked` |
+//! | `digest` | `ok {..}`, see `super::work::State` |
 //! | `quit` | `ok {}`: closed |
 //!
 //! What cannot be done is answered `error` and why. The end of standard input ends the process, so

@@ -1,0 +1,159 @@
+//! Measures Strandline beside its peers, at equal durability and comparable memory.
+//!
+//! Engines take turns within every group of rows, and who goes first rotates, so that a slow minute
+//! of the machine hits all of them. Every trial starts in an empty directory. Opening, settling and
+//! closing are not timed.
+//!
+//! `peers [--n COUNT] [--runs N] [--json FILE] [--dir DIR] [--only ENGINE]...`
+
+#[path = "../peers/engine.rs"]
+mod engine;
+#[path = "../peers/fjall.rs"]
+mod fjall;
+#[path = "../peers/lmdb.rs"]
+mod lmdb;
+#[path = "../peers/ours.rs"]
+mod ours;
+#[path = "../peers/redb.rs"]
+mod redb;
+#[path = "../peers/report.rs"]
+mod report;
+#[cfg(feature = "peers-rocksdb")]
+#[path = "../peers/rocksdb.rs"]
+mod rocksdb;
+#[path = "../peers/rows.rs"]
+mod rows;
+#[cfg(feature = "peers-surrealkv")]
+#[path = "../peers/surrealkv.rs"]
+mod surrealkv;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use engine::{Entrant, Result};
+use report::{Rates, Row};
+use rows::{GROUPS, Group, Size};
+
+/// How much to measure, and where.
+struct Plan {
+    size: Size,
+    runs: usize,
+    json: Option<PathBuf>,
+    dir: PathBuf,
+    only: Vec<String>,
+}
+
+impl Plan {
+    fn parse(mut args: impl Iterator<Item = String>) -> std::result::Result<Plan, String> {
+        let mut plan = Plan {
+            size: Size { count: 200_000 },
+            runs: 5,
+            json: None,
+            dir: std::env::temp_dir(),
+            only: Vec::new(),
+        };
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+            match arg.as_str() {
+                "--n" => plan.size.count = number(&value()?)?,
+                "--runs" => plan.runs = number(&value()?)?,
+                "--json" => plan.json = Some(PathBuf::from(value()?)),
+                "--dir" => plan.dir = PathBuf::from(value()?),
+                "--only" => plan.only.push(value()?),
+                _ => return Err(format!("what is {arg}?")),
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Ours, always and first, and the peers that were asked for.
+    fn entrants(&self) -> Vec<Entrant> {
+        let mut entrants = vec![ours::ENTRANT, fjall::ENTRANT, redb::ENTRANT, lmdb::ENTRANT];
+        #[cfg(feature = "peers-rocksdb")]
+        entrants.push(rocksdb::ENTRANT);
+        #[cfg(feature = "peers-surrealkv")]
+        entrants.push(surrealkv::ENTRANT);
+        entrants.retain(|entrant| {
+            entrant.name == ours::ENTRANT.name
+                || self.only.is_empty()
+                || self.only.iter().any(|name| name == entrant.name)
+        });
+        entrants
+    }
+
+    fn measure(&self) -> Result<()> {
+        let entrants = self.entrants();
+        println!("n = {}, {} runs\n", self.size.count, self.runs);
+        for entrant in &entrants {
+            println!("- {}: {}", entrant.name, entrant.settings);
+        }
+        println!();
+        let mut rows = Vec::new();
+        for group in &GROUPS {
+            rows.extend(self.measure_group(group, &entrants)?);
+        }
+        report::print(&rows);
+        if let Some(path) = &self.json {
+            let settings: serde_json::Map<String, serde_json::Value> = entrants
+                .iter()
+                .map(|entrant| (entrant.name.to_owned(), json!(entrant.settings)))
+                .collect();
+            let rows: Vec<_> = rows.iter().map(Row::json).collect();
+            let report = json!({
+                "n": self.size.count, "runs": self.runs, "settings": settings, "rows": rows,
+            });
+            std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
+        }
+        Ok(())
+    }
+
+    fn measure_group(&self, group: &Group, entrants: &[Entrant]) -> Result<Vec<Row>> {
+        // By engine, then by row, then by run.
+        let mut rates = vec![vec![Vec::new(); group.rows.len()]; entrants.len()];
+        for run in 0..self.runs {
+            for turn in 0..entrants.len() {
+                let at = (run + turn) % entrants.len();
+                let dir = tempfile::tempdir_in(&self.dir)?;
+                let found = group.run(&entrants[at], dir.path(), &self.size);
+                let found = found.map_err(|error| format!("{}: {error}", entrants[at].name))?;
+                for (rates, rate) in rates[at].iter_mut().zip(found) {
+                    rates.push(rate);
+                }
+            }
+            eprintln!("{}: run {} of {}", group.rows[0], run + 1, self.runs);
+        }
+        let row = |(at, name): (usize, &&'static str)| Row {
+            name,
+            engines: entrants
+                .iter()
+                .zip(&rates)
+                .map(|(entrant, rates)| (entrant.name, Rates::new(rates[at].clone())))
+                .collect(),
+        };
+        Ok(group.rows.iter().enumerate().map(row).collect())
+    }
+}
+
+fn number(text: &str) -> std::result::Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| format!("{text} is not a positive number"))
+}
+
+fn main() -> ExitCode {
+    let plan = match Plan::parse(std::env::args().skip(1)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    match plan.measure() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

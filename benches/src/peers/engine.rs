@@ -1,0 +1,60 @@
+//! What every engine can do, and nothing that only one of them can.
+
+use std::path::Path;
+
+/// Any engine's error.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A key and its value.
+pub type Entry<'a> = (&'a [u8], &'a [u8]);
+
+/// What a write has survived when it returns.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Level {
+    /// The death of the process: the bytes are with the operating system.
+    Os,
+    /// The death of the machine: the bytes are synced.
+    Disk,
+}
+
+/// An open engine with one ordered map.
+pub trait Engine: Send + Sync {
+    /// Writes entries, all or none, at the level that the engine was opened for.
+    fn put_batch(&self, entries: &[Entry<'_>]) -> Result<()>;
+
+    /// Brings everything into the shape that reads want: flushed, compacted.
+    fn settle(&self) -> Result<()>;
+
+    /// A reader of what was written before. Where an engine reads through a transaction this holds
+    /// one open for all its reads, which is the fastest that the engine can do.
+    fn reader(&self) -> Result<Box<dyn Reader + '_>>;
+}
+
+/// Reads of one engine. `see` gets the bytes wherever the engine keeps them, without a forced copy.
+pub trait Reader {
+    /// Shows the value of a key; whether there is one.
+    fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<bool>;
+
+    /// Shows up to `count` values in key order from `start` on; how many there were.
+    fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize>;
+}
+
+/// How to open an engine, and what was set.
+pub struct Entrant {
+    /// Its name in the table.
+    pub name: &'static str,
+    /// Its settings, as far as they matter here.
+    pub settings: &'static str,
+    /// Opens it in an empty directory.
+    pub open: fn(&Path, Level) -> Result<Box<dyn Engine>>,
+}
+
+/// Memory for blocks of tables or pages of trees, where the engine has its own cache. Those that
+/// read through a map (Strandline's tables, LMDB) have the page cache instead.
+pub const CACHE_LEN: usize = 256 << 20;
+
+/// Memtable of the log-structured engines. All may have two more waiting for their flush.
+pub const MEMTABLE_LEN: usize = 64 << 20;
+
+/// Values of at least this many bytes stay out of the tables of the log-structured engines.
+pub const LARGE_VALUE_LEN: usize = 4 << 10;

@@ -1,0 +1,93 @@
+//! fjall as an entrant: a log-structured tree in Rust.
+
+use std::path::Path;
+
+use fjall::config::CompressionPolicy;
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
+use fjall::{PersistMode, UserValue};
+
+use super::engine::{
+    CACHE_LEN, Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, MEMTABLE_LEN, Reader, Result,
+};
+
+pub const ENTRANT: Entrant = Entrant {
+    name: "fjall",
+    settings: "PersistMode::Buffer | SyncData (the cheaper of its two syncs); memtable 64 MiB; cache \
+               256 MiB; values >= 4 KiB separated; no compression",
+    open: |dir, level| Ok(Box::new(Fjall::open(dir, level)?)),
+};
+
+struct Fjall {
+    database: Database,
+    map: Keyspace,
+    mode: PersistMode,
+}
+
+impl Fjall {
+    fn open(dir: &Path, level: Level) -> Result<Fjall> {
+        let database = Database::builder(dir)
+            .cache_size(CACHE_LEN as u64)
+            .journal_compression(CompressionType::None)
+            .open()?;
+        let map = database.keyspace("map", || {
+            let separation = KvSeparationOptions::default()
+                .separation_threshold(LARGE_VALUE_LEN as u32)
+                .compression(CompressionType::None);
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(MEMTABLE_LEN as u64)
+                .data_block_compression_policy(CompressionPolicy::disabled())
+                .with_kv_separation(Some(separation))
+        })?;
+        Ok(Fjall {
+            database,
+            map,
+            mode: match level {
+                Level::Os => PersistMode::Buffer,
+                Level::Disk => PersistMode::SyncData,
+            },
+        })
+    }
+}
+
+impl Engine for Fjall {
+    fn put_batch(&self, entries: &[Entry<'_>]) -> Result<()> {
+        // A single insert persists to the buffers of the system by itself, without a batch's cost.
+        if let ([(key, value)], PersistMode::Buffer) = (entries, self.mode) {
+            return Ok(self.map.insert(*key, *value)?);
+        }
+        let mut batch = self.database.batch().durability(Some(self.mode));
+        for (key, value) in entries {
+            batch.insert(&self.map, *key, *value);
+        }
+        Ok(batch.commit()?)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.map.rotate_memtable_and_wait()?;
+        Ok(self.map.major_compact()?)
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader + '_>> {
+        Ok(Box::new(FjallReader { map: &self.map }))
+    }
+}
+
+struct FjallReader<'a> {
+    map: &'a Keyspace,
+}
+
+impl Reader for FjallReader<'_> {
+    fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<bool> {
+        let value: Option<UserValue> = self.map.get(key)?;
+        Ok(value.map(|value| see(&value)).is_some())
+    }
+
+    fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let mut seen = 0;
+        for entry in self.map.range(start..).take(count) {
+            see(&entry.into_inner()?.1);
+            seen += 1;
+        }
+        Ok(seen)
+    }
+}

@@ -1,0 +1,92 @@
+//! LMDB as an entrant, through heed: a copy-on-write tree in a map, in C.
+#![allow(unsafe_code)]
+
+use std::ops::Bound;
+use std::path::Path;
+
+use heed::types::Bytes;
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, WithTls};
+
+use super::engine::{Engine, Entrant, Entry, Level, Reader, Result};
+
+/// Without a sync LMDB still hands every page to the system at the commit, so the death of the process
+/// loses nothing; the death of the machine may then cost the whole file and not just its tail.
+pub const ENTRANT: Entrant = Entrant {
+    name: "lmdb",
+    settings: "MDB_NOSYNC | synced; map 8 GiB; page cache only",
+    open: |dir, level| Ok(Box::new(Lmdb::open(dir, level)?)),
+};
+
+const MAP_LEN: usize = 8 << 30;
+
+type Map = Database<'static, Bytes, Bytes>;
+
+struct Lmdb {
+    env: Env,
+    map: Map,
+}
+
+impl Lmdb {
+    fn open(dir: &Path, level: Level) -> Result<Lmdb> {
+        let mut options = EnvOpenOptions::new();
+        options.map_size(MAP_LEN);
+        if level == Level::Os {
+            // SAFETY: a file that a crash of the machine broke is not opened again.
+            unsafe { options.flags(EnvFlags::NO_SYNC) };
+        }
+        // SAFETY: the directory is this process's own, and it opens it once at a time.
+        let env = unsafe { options.open(dir)? };
+        let transaction = env.write_txn()?;
+        let created: heed::Result<_> =
+            env.create_databases_and_commit(transaction, |creator, transaction| {
+                let map = creator.create_database(transaction, None)?;
+                Ok(CommitOrAbort::<_, ()>::Commit(map))
+            });
+        let map = created?.unwrap_commit();
+        Ok(Lmdb { env, map })
+    }
+}
+
+impl Engine for Lmdb {
+    fn put_batch(&self, entries: &[Entry<'_>]) -> Result<()> {
+        let mut transaction = self.env.write_txn()?;
+        for (key, value) in entries {
+            self.map.put(&mut transaction, key, value)?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// A tree is settled always.
+    fn settle(&self) -> Result<()> {
+        Ok(self.env.force_sync()?)
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader + '_>> {
+        let transaction = self.env.read_txn()?;
+        Ok(Box::new(LmdbReader {
+            map: self.map,
+            transaction,
+        }))
+    }
+}
+
+struct LmdbReader<'a> {
+    map: Map,
+    transaction: RoTxn<'a, WithTls>,
+}
+
+impl Reader for LmdbReader<'_> {
+    fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<bool> {
+        Ok(self.map.get(&self.transaction, key)?.map(see).is_some())
+    }
+
+    fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let bounds = (Bound::Included(start), Bound::Unbounded);
+        let mut seen = 0;
+        for entry in self.map.range(&self.transaction, &bounds)?.take(count) {
+            see(entry?.1);
+            seen += 1;
+        }
+        Ok(seen)
+    }
+}

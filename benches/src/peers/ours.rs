@@ -1,0 +1,86 @@
+//! Strandline as an entrant.
+
+use std::path::Path;
+
+use strandline::{Database, Dataset, Durability, Keyspace, Options};
+
+use super::engine::{
+    CACHE_LEN, Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, MEMTABLE_LEN, Reader, Result,
+};
+
+pub const ENTRANT: Entrant = Entrant {
+    name: "strandline",
+    settings: "Os | Disk (fdatasync, grouped); memtable 64 MiB; tables mapped; values >= 4 KiB apart; \
+               one shard; no compression",
+    open: |dir, level| Ok(Box::new(Ours::open(dir, level)?)),
+};
+
+struct Ours {
+    database: Database,
+    dataset: Dataset,
+    map: Keyspace,
+    level: Durability,
+}
+
+impl Ours {
+    fn open(dir: &Path, level: Level) -> Result<Ours> {
+        let options = Options {
+            memtable_len_max: MEMTABLE_LEN as u64,
+            cache_len_max: CACHE_LEN as u64,
+            large_value_len_min: LARGE_VALUE_LEN,
+            ..Options::default()
+        };
+        let database = options.open(dir)?;
+        Ok(Ours {
+            dataset: database.dataset("")?,
+            map: database.keyspace("map")?,
+            database,
+            level: match level {
+                Level::Os => Durability::Os,
+                Level::Disk => Durability::Disk,
+            },
+        })
+    }
+}
+
+impl Engine for Ours {
+    fn put_batch(&self, entries: &[Entry<'_>]) -> Result<()> {
+        if let [(key, value)] = entries {
+            return Ok(self.map.put_with(key, value, self.level)?);
+        }
+        let mut batch = self.dataset.batch();
+        for (key, value) in entries {
+            batch.put(&self.map, key, value)?;
+        }
+        Ok(batch.commit_with(self.level)?)
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.database.flush()?;
+        Ok(self.dataset.compact()?)
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader + '_>> {
+        Ok(Box::new(OurReader { map: &self.map }))
+    }
+}
+
+struct OurReader<'a> {
+    map: &'a Keyspace,
+}
+
+impl Reader for OurReader<'_> {
+    fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<bool> {
+        let value = self.map.get(key)?;
+        Ok(value.map(|value| see(&value)).is_some())
+    }
+
+    fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let mut seen = 0;
+        for entry in self.map.range(start..).take(count) {
+            see(&entry?.1);
+            seen += 1;
+        }
+        Ok(seen)
+    }
+}
