@@ -1,12 +1,12 @@
 //! Finds and opens a database the way it was created.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use strandline::files;
 use strandline::manifest::Manifest;
-use strandline::replica::Following;
+use strandline::replica::{FollowStatus, Following};
 use strandline::{Database, Dataset, DatasetId, Durability, Keyspace, Options};
 use strandline::{Position, Role, ShardRouter, Snapshot};
 use strandline_wal::io::{Env, FileKind};
@@ -164,9 +164,6 @@ fn refuse_foreign(root: &Path) -> Result<()> {
     }
 }
 
-/// How long a new copy waits for the first record of its leader before it goes on without.
-const GREETING_MAX: Duration = Duration::from_secs(2);
-
 /// How often a read-only open is tried beside a process that writes and removes files meanwhile.
 const READ_TRY_COUNT_MAX: u32 = 5;
 
@@ -238,24 +235,48 @@ pub fn read_keyspace(dataset: &Dataset, name: &str) -> Result<(Snapshot, Keyspac
     }
 }
 
-/// Makes a dataset a copy of the one that `leader` has, and keeps following. A copy that is new
-/// greets its leader a second time once it has taken over its history, so that the other nodes know
-/// it as one of them when they ask for its promise.
+/// A dataset that is a copy of the one that a leader has, and keeps following.
 ///
-/// # Errors
-/// The engine's.
-pub fn follow(database: &Database, leader: &str, name: &str) -> Result<Following> {
-    let is_new = database.follower(name)?.positions().iter().all(is_empty);
-    let following = database.follow(leader, name)?;
-    let waiting = Instant::now();
-    while is_new && waiting.elapsed() < GREETING_MAX {
-        if !following.status().positions.iter().all(is_empty) {
-            following.stop();
-            return Ok(database.follow(leader, name)?);
-        }
-        std::thread::sleep(Duration::from_millis(5));
+/// A copy that is new greets its leader a second time once it has taken over its history: what it
+/// says of itself to other nodes, who may ask for its promise, is set when it begins to follow.
+pub struct Copying {
+    database: Database,
+    leader: String,
+    name: String,
+    following: Option<Following>,
+    is_new: bool,
+}
+
+impl Copying {
+    /// Begins to follow.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn start(database: &Database, leader: &str, name: &str) -> Result<Copying> {
+        let is_new = database.follower(name)?.positions().iter().all(is_empty);
+        Ok(Copying {
+            database: database.clone(),
+            leader: leader.to_owned(),
+            name: name.to_owned(),
+            following: Some(database.follow(leader, name)?),
+            is_new,
+        })
     }
-    Ok(following)
+
+    /// How it stands.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn status(&mut self) -> Result<FollowStatus> {
+        let status = self.following.as_ref().map(Following::status);
+        let status = status.unwrap_or_default();
+        if self.is_new && !status.positions.iter().all(is_empty) {
+            self.is_new = false;
+            self.following = None;
+            self.following = Some(self.database.follow(&self.leader, &self.name)?);
+        }
+        Ok(status)
+    }
 }
 
 fn is_empty(position: &Position) -> bool {

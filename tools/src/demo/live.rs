@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
 use crate::failure::{Failure, Result};
 use crate::signal::Ending;
 
@@ -13,52 +15,51 @@ const STEP: Duration = Duration::from_millis(50);
 /// The screen, and the signals that end the show.
 pub(super) struct Live {
     ending: RefCell<Ending>,
-    is_terminal: bool,
+    /// The line that changes, on a terminal.
+    bar: Option<ProgressBar>,
     is_quiet: bool,
 }
 
 impl Live {
     /// `is_quiet` where standard output is for a document.
     pub fn new(ending: Ending, is_quiet: bool) -> Live {
+        let is_terminal = std::io::stdout().is_terminal() && !is_quiet;
         Live {
             ending: RefCell::new(ending),
-            is_terminal: std::io::stdout().is_terminal(),
+            bar: is_terminal.then(bar),
             is_quiet,
         }
     }
 
     /// A line that stays.
     pub fn say(&self, line: &str) {
-        self.print(&format!("{}{line}\n", self.clear()));
+        match &self.bar {
+            Some(bar) => bar.suspend(|| self.print(line)),
+            None => self.print(line),
+        }
     }
 
     /// A line that the next one replaces, where that can be done.
     pub fn update(&self, line: &str) {
-        match self.is_terminal {
-            true => self.print(&format!("{}{line}", self.clear())),
-            false => self.print(&format!("{line}\n")),
+        match &self.bar {
+            Some(bar) => bar.set_message(line.to_owned()),
+            None => self.print(line),
         }
     }
 
     /// Removes the line that changes.
     pub fn end(&self) {
-        self.print(self.clear());
-    }
-
-    fn clear(&self) -> &'static str {
-        match self.is_terminal {
-            true => "\r\x1b[2K",
-            false => "",
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
     }
 
-    fn print(&self, text: &str) {
-        if self.is_quiet {
-            return;
+    fn print(&self, line: &str) {
+        if !self.is_quiet {
+            let mut out = std::io::stdout().lock();
+            // Whoever stopped looking still gets the exit code.
+            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         }
-        let mut out = std::io::stdout().lock();
-        // Whoever stopped looking still gets the exit code.
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
     /// Fails once a signal has come.
@@ -83,4 +84,13 @@ impl Live {
             std::thread::sleep(left.min(STEP));
         }
     }
+}
+
+/// A line as wide as the terminal at most.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+    if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+        bar.set_style(style);
+    }
+    bar
 }

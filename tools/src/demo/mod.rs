@@ -295,29 +295,26 @@ impl Cluster {
     ) -> String {
         let seconds = (now.0 - before.0).as_secs_f64().max(0.001);
         let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
-        let followers = self.nodes.iter().zip(statuses).skip(1).map(|(node, _)| {
-            let followers = &statuses[0].followers;
-            match followers
-                .iter()
-                .find(|follower| follower.name == node.address)
-            {
-                Some(follower) if follower.connected => format!(
-                    "node {} {} behind, {} ms",
-                    node.number,
-                    text::plural(follower.behind, "record"),
-                    follower.lag_ms
-                ),
-                _ => format!("node {} is away", node.number),
+        let followers = self.nodes.iter().skip(1).map(|node| {
+            let mut known = statuses[0].followers.iter();
+            let number = node.number;
+            match known.find(|follower| follower.name == node.address) {
+                Some(follower) if follower.connected && follower.behind == 0 => {
+                    format!("node {number} none")
+                }
+                Some(follower) if follower.connected => {
+                    let (behind, ms) = (text::count(follower.behind), follower.lag_ms);
+                    format!("node {number} {behind} records, {ms} ms")
+                }
+                _ => format!("node {number} away"),
             }
         });
-        let ledger = read(&self.ledger);
         format!(
-            "{:5.1} s  {:>9}/s acknowledged  {:>6} reads/s  {} in all | {}",
+            "{:4.1} s  {} acked/s  {} reads/s  lag: {}",
             self.started.elapsed().as_secs_f64(),
             text::len(rate(now.1, before.1)),
             text::count(rate(now.2, before.2)),
-            text::plural(ledger.file_count, "file"),
-            followers.collect::<Vec<String>>().join(" | ")
+            followers.collect::<Vec<String>>().join("; ")
         )
     }
 

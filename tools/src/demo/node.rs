@@ -22,13 +22,14 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use strandline::replica::{Following, Promote, Server};
+use strandline::replica::{FollowStatus, Promote, Server};
 use strandline::{Database, Dataset, DatasetId, NodeRole, Options, Position, Role, ShardRouter};
 
 use super::work::{Load, Readers, check, digest};
 use super::{NODE_COUNT, SHARD_COUNT};
 use crate::failure::{Exit, Failure, Result};
-use crate::open;
+use crate::open::Copying;
+use crate::signal::Ending;
 
 /// `strandline demo-node`
 #[derive(Args)]
@@ -80,7 +81,7 @@ struct Node {
     // Dropped in this order: first what uses the database, then the database.
     load: Option<Load>,
     readers: Readers,
-    following: Option<Following>,
+    copying: Option<Copying>,
     server: Server,
     dataset: Dataset,
     database: Database,
@@ -88,6 +89,8 @@ struct Node {
 
 impl DemoNode {
     pub(crate) fn run(self) -> Result<Exit> {
+        // Ctrl-C reaches every process of a terminal; the one that started this one decides.
+        let _ending = Ending::prepare()?;
         let mut node = None;
         for line in std::io::stdin().lock().lines() {
             let line = line.map_err(|error| Failure::io(format!("standard input: {error}")))?;
@@ -116,8 +119,9 @@ impl DemoNode {
                     *current = Some(self.open(NodeRole::Follower)?);
                 }
                 let node = current.as_mut().ok_or_else(not_yet)?;
-                node.following = None;
-                node.following = Some(open::follow(&node.database, rest, DatasetId::PRIMARY)?);
+                node.copying = None;
+                let copying = Copying::start(&node.database, rest, DatasetId::PRIMARY)?;
+                node.copying = Some(copying);
                 Ok(json!({ "address": node.server.address().to_string() }))
             }
             ("quit", _) => {
@@ -146,7 +150,7 @@ impl DemoNode {
         Ok(Node {
             load: None,
             readers: Readers::start(&dataset)?,
-            following: None,
+            copying: None,
             server,
             dataset,
             database,
@@ -164,7 +168,7 @@ impl Node {
                     follower_count: 1,
                     force: false,
                 })?;
-                self.following = None;
+                self.copying = None;
                 Ok(json!({ "epoch": promotion.epoch }))
             }
             "load" => {
@@ -175,15 +179,18 @@ impl Node {
                 self.load.take().map_or(Ok(()), Load::stop)?;
                 Ok(json!({}))
             }
-            "status" => json_of(&self.status()),
+            "status" => json_of(&self.status()?),
             "check" => json_of(&check(&self.dataset, rest)?),
             "digest" => json_of(&digest(&self.dataset)?),
             _ => Err(Failure::usage(format!("no command {verb:?}"))),
         }
     }
 
-    fn status(&self) -> Status {
-        let following = self.dataset.follow_status().unwrap_or_default();
+    fn status(&mut self) -> Result<Status> {
+        let following = match &mut self.copying {
+            Some(copying) => copying.status()?,
+            None => FollowStatus::default(),
+        };
         let of = |position: Position| (position.epoch.0, position.seq);
         let follower = |status: strandline::replica::FollowerStatus| Follower {
             name: status.name,
@@ -192,7 +199,7 @@ impl Node {
             lag_ms: status.lag_ms,
         };
         let (read_count, wrong_count, wrong) = self.readers.counts();
-        Status {
+        Ok(Status {
             leads: self.dataset.role() == Role::Leader,
             positions: self.dataset.positions().into_iter().map(of).collect(),
             read_count,
@@ -203,13 +210,13 @@ impl Node {
             unapplied: following.apply_lag,
             cut: following.last_cut,
             error: following.last_error,
-        }
+        })
     }
 
     fn close(&mut self) -> Result<()> {
         self.load.take().map_or(Ok(()), Load::stop)?;
         self.readers.stop();
-        self.following = None;
+        self.copying = None;
         self.database.close()?;
         Ok(())
     }
