@@ -6,9 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use strandline::files;
 use strandline::manifest::Manifest;
-use strandline::replica::{FollowStatus, Following};
 use strandline::{Database, Dataset, DatasetId, Durability, Keyspace, Options};
-use strandline::{Position, Role, ShardRouter, Snapshot};
+use strandline::{Role, ShardRouter, Snapshot};
 use strandline_wal::io::{Env, FileKind};
 
 use crate::failure::{Failure, Result};
@@ -233,52 +232,4 @@ pub fn read_keyspace(dataset: &Dataset, name: &str) -> Result<(Snapshot, Keyspac
             )))
         }
     }
-}
-
-/// A dataset that is a copy of the one that a leader has, and keeps following.
-///
-/// A copy that is new greets its leader a second time once it has taken over its history: what it
-/// says of itself to other nodes, who may ask for its promise, is set when it begins to follow.
-pub struct Copying {
-    database: Database,
-    leader: String,
-    name: String,
-    following: Option<Following>,
-    is_new: bool,
-}
-
-impl Copying {
-    /// Begins to follow.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub fn start(database: &Database, leader: &str, name: &str) -> Result<Copying> {
-        let is_new = database.follower(name)?.positions().iter().all(is_empty);
-        Ok(Copying {
-            database: database.clone(),
-            leader: leader.to_owned(),
-            name: name.to_owned(),
-            following: Some(database.follow(leader, name)?),
-            is_new,
-        })
-    }
-
-    /// How it stands.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub fn status(&mut self) -> Result<FollowStatus> {
-        let status = self.following.as_ref().map(Following::status);
-        let status = status.unwrap_or_default();
-        if self.is_new && !status.positions.iter().all(is_empty) {
-            self.is_new = false;
-            self.following = None;
-            self.following = Some(self.database.follow(&self.leader, &self.name)?);
-        }
-        Ok(status)
-    }
-}
-
-fn is_empty(position: &Position) -> bool {
-    position.seq == 0
 }

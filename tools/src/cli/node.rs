@@ -13,7 +13,7 @@ use strandline_wal::io::Env;
 use crate::failure::{Exit, Failure, Result};
 use crate::inspect::diff::ends;
 use crate::inspect::store::{self, DatasetFiles};
-use crate::open::{self, Copying, Place, Writing};
+use crate::open::{self, Place, Writing};
 use crate::signal::Ending;
 use crate::text;
 
@@ -76,16 +76,16 @@ impl Follow {
         };
         let database = options.open(&self.place.dir)?;
         let server = database.serve(&self.listen)?;
-        let mut copying = Copying::start(&database, &self.leader, &self.place.dataset)?;
+        let following = database.follow(&self.leader, &self.place.dataset)?;
         say(&format!("listening {}", server.address()))?;
         let mut told = FollowStatus::default();
         while !ending.has_come() {
-            let now = copying.status()?;
+            let now = following.status();
             tell(&told, &now);
             told = now;
             std::thread::sleep(POLL);
         }
-        drop(copying);
+        following.stop();
         server.stop();
         database.close()?;
         Ok(Exit::Ok)

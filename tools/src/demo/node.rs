@@ -22,13 +22,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use strandline::replica::{FollowStatus, Promote, Server};
+use strandline::replica::{Following, Promote, Server};
 use strandline::{Database, Dataset, DatasetId, NodeRole, Options, Position, Role, ShardRouter};
 
 use super::work::{Load, Readers, check, digest};
 use super::{NODE_COUNT, SHARD_COUNT};
 use crate::failure::{Exit, Failure, Result};
-use crate::open::Copying;
 use crate::signal::Ending;
 
 /// `strandline demo-node`
@@ -81,7 +80,7 @@ struct Node {
     // Dropped in this order: first what uses the database, then the database.
     load: Option<Load>,
     readers: Readers,
-    copying: Option<Copying>,
+    following: Option<Following>,
     server: Server,
     dataset: Dataset,
     database: Database,
@@ -119,9 +118,8 @@ impl DemoNode {
                     *current = Some(self.open(NodeRole::Follower)?);
                 }
                 let node = current.as_mut().ok_or_else(not_yet)?;
-                node.copying = None;
-                let copying = Copying::start(&node.database, rest, DatasetId::PRIMARY)?;
-                node.copying = Some(copying);
+                node.following = None;
+                node.following = Some(node.database.follow(rest, DatasetId::PRIMARY)?);
                 Ok(json!({ "address": node.server.address().to_string() }))
             }
             ("quit", _) => {
@@ -150,7 +148,7 @@ impl DemoNode {
         Ok(Node {
             load: None,
             readers: Readers::start(&dataset)?,
-            copying: None,
+            following: None,
             server,
             dataset,
             database,
@@ -168,7 +166,7 @@ impl Node {
                     follower_count: 1,
                     force: false,
                 })?;
-                self.copying = None;
+                self.following = None;
                 Ok(json!({ "epoch": promotion.epoch }))
             }
             "load" => {
@@ -179,18 +177,15 @@ impl Node {
                 self.load.take().map_or(Ok(()), Load::stop)?;
                 Ok(json!({}))
             }
-            "status" => json_of(&self.status()?),
+            "status" => json_of(&self.status()),
             "check" => json_of(&check(&self.dataset, rest)?),
             "digest" => json_of(&digest(&self.dataset)?),
             _ => Err(Failure::usage(format!("no command {verb:?}"))),
         }
     }
 
-    fn status(&mut self) -> Result<Status> {
-        let following = match &mut self.copying {
-            Some(copying) => copying.status()?,
-            None => FollowStatus::default(),
-        };
+    fn status(&self) -> Status {
+        let following = self.dataset.follow_status().unwrap_or_default();
         let of = |position: Position| (position.epoch.0, position.seq);
         let follower = |status: strandline::replica::FollowerStatus| Follower {
             name: status.name,
@@ -199,7 +194,7 @@ impl Node {
             lag_ms: status.lag_ms,
         };
         let (read_count, wrong_count, wrong) = self.readers.counts();
-        Ok(Status {
+        Status {
             leads: self.dataset.role() == Role::Leader,
             positions: self.dataset.positions().into_iter().map(of).collect(),
             read_count,
@@ -210,13 +205,13 @@ impl Node {
             unapplied: following.apply_lag,
             cut: following.last_cut,
             error: following.last_error,
-        })
+        }
     }
 
     fn close(&mut self) -> Result<()> {
         self.load.take().map_or(Ok(()), Load::stop)?;
         self.readers.stop();
-        self.copying = None;
+        self.following = None;
         self.database.close()?;
         Ok(())
     }
