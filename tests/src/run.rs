@@ -70,6 +70,8 @@ pub struct Run<'a> {
     checkpoint: Option<Checkpoint>,
     armed: Option<Crash>,
     next_value: u64,
+    /// The highest epoch that was opened: no later life may write in it again.
+    epoch: u32,
 }
 
 /// A checkpoint and what it must show.
@@ -129,6 +131,7 @@ impl<'a> Run<'a> {
             checkpoint: None,
             armed: None,
             next_value: 0,
+            epoch: 0,
         }
     }
 
@@ -139,6 +142,7 @@ impl<'a> Run<'a> {
             checkpoint: before.checkpoint.clone(),
             // Values stay unique: no life makes this many.
             next_value: 1 << 32,
+            epoch: before.epoch,
             ..Run::new(before.case, machine)
         }
     }
@@ -526,6 +530,11 @@ impl<'a> Run<'a> {
         let found = read_dataset(&dataset, count)?;
         let kept = self.model.recover(&found, end)?;
         self.check_checkpoint()?;
+        let epoch = dataset.stats().epoch;
+        if epoch <= self.epoch {
+            return Err(format!("epoch {epoch} again, {} was opened", self.epoch).into());
+        }
+        self.epoch = epoch;
         if end == End::Power {
             self.tally.add("unsynced commits kept", kept as u64);
             self.tally
