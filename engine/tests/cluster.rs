@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use strandline::replica::{Campaign, Node, Promote};
 use strandline::{Background, Database, Dataset, Durability, Options, Role, ShardRouter};
@@ -224,7 +225,14 @@ fn three_nodes_over_real_sockets_fail_over_without_losing_what_was_acknowledged(
         map.put_with(n.to_be_bytes(), "value", Durability::Durable(1))
             .unwrap();
     }
-    assert_eq!(a.dataset("").unwrap().followers().len(), 2);
+    // One follower is enough for the writes; the other may still be on its way.
+    let primary = a.dataset("").unwrap();
+    let started = Instant::now();
+    while primary.followers().len() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(30), "c never came");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(primary);
     drop((server, map));
     a.close().unwrap();
     drop(a);

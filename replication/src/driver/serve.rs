@@ -32,6 +32,7 @@ pub(super) struct Server {
     unstarted: Vec<ShardId>,
     bundles: BTreeMap<ConnId, Box<dyn Bundle>>,
     gauged_ms: u64,
+    gauged_count: usize,
 }
 
 impl Server {
@@ -75,6 +76,7 @@ impl Server {
             shards,
             bundles: BTreeMap::new(),
             gauged_ms: 0,
+            gauged_count: 0,
         }
     }
 
@@ -324,13 +326,16 @@ impl Server {
         Ok(Some(Event::PieceShipped(conn, len)))
     }
 
-    /// Writes the lag gauges, not more often than is worth it.
+    /// Writes the lag gauges: at once where a follower came or left, and not more often than is
+    /// worth it otherwise.
     pub fn gauge(&mut self, now: Now, identity: &Identity, gauges: &LagGauges) {
         const EVERY_MS: u64 = 100;
-        if self.lead.is_none() || now.mono_ms < self.gauged_ms + EVERY_MS {
+        let count = self.machine.followers().count();
+        let is_due = count != self.gauged_count || now.mono_ms >= self.gauged_ms + EVERY_MS;
+        if self.lead.is_none() || !is_due {
             return;
         }
-        self.gauged_ms = now.mono_ms;
+        (self.gauged_ms, self.gauged_count) = (now.mono_ms, count);
         let mut here = Vec::new();
         for follower in self
             .machine
