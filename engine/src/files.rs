@@ -5,6 +5,7 @@
 //! READERS                   held shared by every process that reads
 //! NODE                      who this node is
 //! {dataset}/manifest        which files are live
+//! {dataset}/manifest.copy   the same once more
 //! {dataset}/epoch           the highest epoch opened or promised
 //! {dataset}/{number}.tbl    a table
 //! {dataset}/r{region}/      the logs of one region: segments, spares, `durable`
@@ -39,6 +40,11 @@ pub fn dataset(root: &Path, id: &DatasetId) -> PathBuf {
 /// Which files of a dataset are live.
 pub fn manifest(dataset: &Path) -> PathBuf {
     dataset.join("manifest")
+}
+
+/// The second slot of a manifest.
+pub fn manifest_copy(manifest: &Path) -> PathBuf {
+    manifest.with_extension("copy")
 }
 
 /// The highest epoch that was opened or promised.

@@ -1,4 +1,5 @@
-//! Which files of a dataset are live, and what they hold. Replaced as a whole, atomically.
+//! Which files of a dataset are live, and what they hold. Replaced as a whole, atomically, and kept
+//! in two slots, files of the same bytes: damage to one costs a warning, and it is written again.
 //!
 //! | Offset | Size | Field | Meaning |
 //! |-------:|-----:|-------|---------|
@@ -29,16 +30,15 @@
 
 use std::path::Path;
 
-use strandline_wal::io::Disk;
-use strandline_wal::{
-    DatasetId, Epoch, Error, Hlc, IoContext, Position, RegionId, Result, ShardId,
-};
+use strandline_wal::{DatasetId, Epoch, Error, Hlc, Position, RegionId, Result, ShardId};
 
 use crate::router::{EntityRule, ShardRange, ShardRouter};
 use crate::table::{Identity, PointerFile, PointerSource, TableMeta};
 
-/// Largest manifest a reader accepts.
-const LEN_MAX: u64 = 256 << 20;
+mod slots;
+
+pub use slots::Slots;
+
 const MAGIC: [u8; 4] = *b"SDLM";
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 64;
@@ -130,26 +130,6 @@ impl Manifest {
     /// All tables.
     pub fn tables(&self) -> impl Iterator<Item = &TableMeta> {
         self.runs.iter().flatten()
-    }
-
-    /// Replaces the stored manifest.
-    ///
-    /// # Errors
-    /// The disk's; the one before is still whole then.
-    pub fn store(&self, disk: &dyn Disk, path: &Path) -> Result<()> {
-        strandline_wal::io::replace_file(disk, path, &self.encode()).during("replace", path)
-    }
-
-    /// Reads a stored manifest; `None` where there is none.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] and [`Error::Unsupported`], naming the place.
-    pub fn load(disk: &dyn Disk, path: &Path) -> Result<Option<Manifest>> {
-        match strandline_wal::io::read_file(disk, path, LEN_MAX) {
-            Ok(bytes) => Manifest::decode(&bytes, path).map(Some),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).during("read", path),
-        }
     }
 
     /// The stored bytes.
@@ -687,103 +667,4 @@ impl<'a> In<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Manifest {
-        let router = ShardRouter::hash(2).expect("two shards");
-        let dataset = DatasetId::new("logs").expect("a legal name");
-        let rule = EntityRule::PrefixHash(b'/');
-        let mut manifest = Manifest::new(dataset, RegionId(3), [7; 16], router, rule);
-        manifest.logs[1] = FlushedLog {
-            position: Position {
-                epoch: Epoch(2),
-                seq: 99,
-            },
-            chain: 0x1234,
-            complete_seq: 101,
-        };
-        manifest.complete_timestamp = Hlc(5);
-        manifest.complete_ordinal = 65_535;
-        manifest.next_file = 9;
-        let entry = |epoch, first_seq| EpochEntry {
-            epoch: Epoch(epoch),
-            leader: [3; 16],
-            first_seq,
-        };
-        manifest.epochs[0] = vec![entry(1, 1), entry(4, 50)];
-        manifest.next_keyspace = 3;
-        manifest.keyspaces = vec![(1, "users".to_owned()), (2, String::new())];
-        let table = |number, name_min: &[u8], name_max: &[u8]| TableMeta {
-            identity: Identity {
-                number,
-                lineage: [7; 16],
-            },
-            len: 4096,
-            digest: [1; 32],
-            name_min: name_min.to_vec(),
-            name_max: name_max.to_vec(),
-            entry_count: 3,
-            tombstone_count: 1,
-            name_count: 2,
-            version_min: Hlc(1),
-            version_max: Hlc(4),
-            names_len: 10,
-            values_len: 20,
-            files: vec![PointerFile {
-                source: PointerSource::Segment,
-                shard: ShardId(1),
-                file: 42,
-                live_len: 8192,
-                live_count: 2,
-            }],
-        };
-        manifest.runs = vec![
-            vec![table(8, b"a", b"z")],
-            vec![table(3, b"a", b"k"), table(4, b"l", b"z")],
-        ];
-        manifest
-    }
-
-    #[test]
-    fn a_manifest_comes_back() {
-        let path = Path::new("manifest");
-        let manifest = sample();
-        assert_eq!(
-            Manifest::decode(&manifest.encode(), path).unwrap(),
-            manifest
-        );
-    }
-
-    #[test]
-    fn every_flip_and_every_cut_is_named() {
-        let path = Path::new("some/manifest");
-        let bytes = sample().encode();
-        for at in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[at] ^= 4;
-            let error = Manifest::decode(&bad, path).unwrap_err();
-            assert!(error.to_string().contains("some/manifest"), "{error}");
-            assert!(Manifest::decode(&bytes[..at], path).is_err());
-        }
-    }
-
-    #[test]
-    fn an_unknown_section_is_skipped_unless_it_must_be_known() {
-        let with = |kind: u32| {
-            let mut bytes = sample().encode();
-            bytes.extend_from_slice(&kind.to_le_bytes());
-            bytes.extend_from_slice(&3u32.to_le_bytes());
-            bytes.extend_from_slice(b"new");
-            let len = (bytes.len() - HEADER_LEN) as u64;
-            bytes[16..24].copy_from_slice(&len.to_le_bytes());
-            let digest = *blake3::hash(&bytes[HEADER_LEN..]).as_bytes();
-            bytes[24..56].copy_from_slice(&digest);
-            let crc = crc32fast::hash(&bytes[..60]);
-            bytes[60..64].copy_from_slice(&crc.to_le_bytes());
-            Manifest::decode(&bytes, Path::new("m"))
-        };
-        assert_eq!(with(77).unwrap(), sample());
-        assert!(matches!(with(77 | MUST), Err(Error::Unsupported { .. })));
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use strandline_wal::{DatasetId, Error as LogError, IoContext, LogId, ShardId};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::manifest::{FlushedLog, Manifest};
+use crate::manifest::{FlushedLog, Manifest, Slots};
 use crate::node::NodeIdentity;
 use crate::store::epoch::EpochFile;
 use crate::table::{
@@ -198,11 +198,21 @@ impl Check<'_> {
 
     fn run(mut self) -> strandline_wal::Result<()> {
         let path = files::manifest(self.dir);
-        let Some(manifest) = Manifest::load(self.disk(), &path)? else {
+        let Some(slots) = Slots::load(self.disk(), &path)? else {
             let found = "no such file";
             return Err(LogError::corrupt(&path, 0, "manifest", "a manifest", found));
         };
-        self.report.file_count += 1;
+        let Slots {
+            manifest,
+            other,
+            is_behind,
+        } = slots;
+        match other {
+            Some(error) if is_behind => self.report.notes.push(error.to_string()),
+            Some(error) => self.report.problem(&path, &error),
+            None => {}
+        }
+        self.report.file_count += 2;
         if let Err(error) = EpochFile::read(self.disk(), &files::epoch(self.dir)) {
             self.report.problem(self.dir, &error);
         }

@@ -67,12 +67,22 @@ impl Marks {
     /// # Errors
     /// The disk's.
     pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Vec<Mark>> {
+        Ok(Marks::inspect(disk, dir)?.0)
+    }
+
+    /// As [`Marks::read`]; `true` where the file is absent or a slot of it is damaged, so that there
+    /// may have been higher marks.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn inspect(disk: &dyn Disk, dir: &Path) -> Result<(Vec<Mark>, bool)> {
         let path = dir.join(FILE_NAME);
         match SlotFile::read(disk, &path, MAGIC, SLOT_LEN) {
-            Ok(Some(loaded)) => loaded
-                .payload
-                .map_or(Ok(Vec::new()), |payload| decode(&payload, &path)),
-            Ok(None) | Err(Error::Corrupt { .. }) => Ok(Vec::new()),
+            Ok(Some(loaded)) => {
+                let marks = loaded.payload.map(|payload| decode(&payload, &path));
+                Ok((marks.transpose()?.unwrap_or_default(), loaded.other_damaged))
+            }
+            Ok(None) | Err(Error::Corrupt { .. }) => Ok((Vec::new(), true)),
             Err(error) => Err(error),
         }
     }

@@ -244,6 +244,7 @@ impl FollowerStore for Joint {
         let mut manifest = store.manifest();
         let adopt = || {
             manifest.lineage = lineage.0;
+            manifest.generation += 1;
             manifest.store(env.disk.as_ref(), &path)?;
             Ok(())
         };

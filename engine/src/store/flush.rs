@@ -244,9 +244,13 @@ impl Store {
         manifest.epochs = self.durable_epochs();
         let values = self.pointed(&manifest)?;
         if let Err(error) = manifest.store(disk, &files::manifest(&self.dir)) {
-            // Old or new: nobody can tell which one the disk has now.
+            // Old or new: nobody can tell which one the disk has now. Everything that either names is
+            // still there; the next one must not pass for the one that failed.
+            stored.generation = manifest.generation;
             let error = crate::error::Error::from(error);
-            self.stop_unless_full(&error);
+            if !error.is_no_space() {
+                self.stop(error.clone());
+            }
             return Err(error);
         }
         *stored = manifest;
@@ -266,12 +270,6 @@ impl Store {
             entries.retain(|entry| entry.first_seq <= log.synced_seq());
         }
         epochs
-    }
-
-    fn stop_unless_full(&self, error: &crate::error::Error) {
-        if !error.is_no_space() {
-            self.stop(error.clone());
-        }
     }
 
     /// The segments that a manifest's tables point into.

@@ -32,7 +32,7 @@ use super::watermarks::{Mark, Watermarks};
 use super::{Commit, MarksFile, Pressure, Role, Shared, Store};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::manifest::{EpochEntry, Manifest};
+use crate::manifest::{EpochEntry, Manifest, Slots};
 use crate::options::Durability;
 use crate::table::{OpenOptions, PointerSource, Table};
 
@@ -70,7 +70,8 @@ impl Opening<'_> {
     /// [`Error::Mismatch`] where it was created with other settings; the log's where files are
     /// damaged or missing. A refused open has changed nothing but leftovers.
     pub fn run(self) -> Result<Store> {
-        let manifest = self.manifest()?;
+        let mut report = RecoveryReport::default();
+        let manifest = self.manifest(&mut report)?;
         self.check_layout(&manifest)?;
         let epoch_path = files::epoch(self.dir);
         let disk = self.shared.env.disk.as_ref();
@@ -78,7 +79,6 @@ impl Opening<'_> {
             Role::Reader => EpochFile::read(disk, &epoch_path)?,
             _ => EpochFile::open(disk, &epoch_path)?,
         };
-        let mut report = RecoveryReport::default();
         let (plans, end) = self.plans(&manifest, &epoch_file, &mut report)?;
         report.cuts = plans.iter().filter_map(|plan| plan.cut.clone()).collect();
         let runs = self.tables(&manifest, &mut report)?;
@@ -150,11 +150,18 @@ impl Opening<'_> {
     }
 
     /// The stored manifest, or that of a new dataset, stored.
-    fn manifest(&self) -> Result<Manifest> {
+    fn manifest(&self, report: &mut RecoveryReport) -> Result<Manifest> {
         let disk = self.shared.env.disk.as_ref();
         let path = files::manifest(self.dir);
-        if let Some(mut manifest) = Manifest::load(disk, &path)? {
-            if self.role != Role::Reader {
+        if let Some(slots) = Slots::load(disk, &path)? {
+            let (mut manifest, other) = (slots.manifest, slots.other);
+            let is_writer = self.role != Role::Reader;
+            if let Some(error) = other.as_ref().filter(|_| !slots.is_behind) {
+                report
+                    .warnings
+                    .push(format!("{error}; its other slot was read"));
+            }
+            if is_writer {
                 // A crash may have left the manifest without the directory of the logs, or the names
                 // of what is read here unsynced; what is removed on its word must not outlive it.
                 let region = files::region(self.dir, manifest.region);
@@ -162,9 +169,13 @@ impl Opening<'_> {
                     .during("create directory", &region)?;
                 self.sync_names()?;
             }
-            if self.role == Role::Leader && manifest.lineage == NO_LINEAGE {
+            let begins = self.role == Role::Leader && manifest.lineage == NO_LINEAGE;
+            if begins {
                 // It was to follow and never did: its history begins here.
                 manifest.lineage = self.shared.env.random.next_id();
+                manifest.generation += 1;
+            }
+            if begins || is_writer && other.is_some() {
                 manifest.store(disk, &path)?;
             }
             return Ok(manifest);

@@ -197,7 +197,7 @@ impl Reader<'_> {
 
     fn manifest(&self, env: &Env) -> Result<Vec<Part>> {
         let bytes = self.part(0, MANIFEST_HEADER_LEN as u64)?;
-        let manifest = Manifest::load(env.disk.as_ref(), self.path);
+        let manifest = Manifest::read(env.disk.as_ref(), self.path);
         let notes = match &manifest {
             Ok(Some(manifest)) => manifest_notes(manifest),
             _ => Vec::new(),

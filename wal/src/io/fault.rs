@@ -78,6 +78,8 @@ pub enum Effect {
     Short(usize),
     /// It passes, and [`FaultDisk::fired_count`] tells that it would have been slow. No test waits.
     Slow,
+    /// The caller's thread panics, as one does that meets a bug.
+    Panic,
 }
 
 /// Numbers of the operating system's errors, for [`Effect::Os`].
@@ -301,6 +303,10 @@ impl FaultDisk {
             Some(Effect::Os(number)) => Err(io::Error::from_raw_os_error(number)),
             Some(Effect::Short(len)) => Ok(len),
             Some(Effect::Slow) | None => Ok(usize::MAX),
+            Some(Effect::Panic) => {
+                drop(faults);
+                panic!("a panic that a rule asked for");
+            }
         };
         if let Some(trace) = &mut faults.trace
             && trace.len() < TRACE_COUNT_MAX

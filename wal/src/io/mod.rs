@@ -29,7 +29,7 @@ mod tests;
 
 use std::any::Any;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use map::{Image, Map};
@@ -219,18 +219,27 @@ pub fn read_file(disk: &dyn Disk, path: &Path, len_max: u64) -> io::Result<Vec<u
 /// directory sync.
 pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let temp = write_beside(disk, path, bytes)?;
+    disk.rename(&temp, path)?;
+    disk.sync_dir(dir)
+}
+
+/// Writes and syncs what is to become a file under its temporary name, which is returned.
+///
+/// # Errors
+/// The disk's; the file itself is as it was.
+pub fn write_beside(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let mut temp = path.as_os_str().to_owned();
     temp.push(".tmp");
-    let temp = Path::new(&temp);
-    match disk.remove(temp) {
+    let temp = PathBuf::from(temp);
+    match disk.remove(&temp) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let file = disk.create(temp)?;
+    let file = disk.create(&temp)?;
     write_all_at(file.as_ref(), bytes, 0)?;
     file.sync()?;
-    disk.rename(temp, path)?;
-    disk.sync_dir(dir)
+    Ok(temp)
 }
 
 /// Time. Order and durability never depend on it.
