@@ -45,6 +45,7 @@ pub mod options;
 pub mod replica;
 pub mod router;
 mod runtime;
+pub mod salvage;
 mod snapshot;
 pub mod stats;
 mod store;

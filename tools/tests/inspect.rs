@@ -363,3 +363,45 @@ fn diff_finds_the_first_difference() {
     assert!(said.text().contains("other histories"), "{}", said.text());
     diff(&a, &bench.path("none"), &[]).exits(3);
 }
+
+#[test]
+fn a_damaged_database_is_salvaged_into_a_new_one() {
+    let bench = Bench::new();
+    let db = bench.path("db");
+    let lines: String = (0..2_000)
+        .map(|n| format!("{{\"key\":\"k{n:04}\",\"value\":\"value number {n}\"}}\n"))
+        .collect();
+    let dir = db.to_str().unwrap();
+    strandline_fed(&["import", dir, "--ndjson", "-"], lines.as_bytes()).exits(0);
+    let whole = bench.path("whole");
+    let said = verb("salvage", &db, &["--into", whole.to_str().unwrap()]).exits(0);
+    assert!(said.text().contains("2,000 keys saved"), "{}", said.text());
+    assert!(said.text().contains("nothing is lost"), "{}", said.text());
+    let said = verb("salvage", &db, &["--into", whole.to_str().unwrap()]).exits(2);
+    assert!(said.err.contains("does not exist"), "{}", said.err);
+    // The log is all there is: a hole in it is told by its records.
+    let segment = std::fs::read_dir(db.join("primary/r00000"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|e| e == "seg"))
+        .unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[700] ^= 1;
+    std::fs::write(&segment, &bytes).unwrap();
+    let saved = bench.path("saved");
+    let said = verb("salvage", &db, &["--into", saved.to_str().unwrap()]).exits(1);
+    let name = segment.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(said.text().contains(&name), "{}", said.text());
+    assert!(said.text().contains("lost records"), "{}", said.text());
+    verb("verify", &saved, &[]).exits(0);
+    let json = verb(
+        "salvage",
+        &db,
+        &["--json", "--into", bench.path("j").to_str().unwrap()],
+    );
+    let json: serde_json::Value = serde_json::from_str(json.exits(1).text()).unwrap();
+    assert!(
+        json["datasets"][0]["lost"][0]["what"]["first_seq"].is_u64(),
+        "{json}"
+    );
+}

@@ -37,6 +37,30 @@ impl TableCursor {
         };
     }
 
+    /// Stands on the first entry of a chunk.
+    pub(super) fn begin_chunk(&mut self, chunk: u32) {
+        let found = self.table.place(chunk, 0, self.keep);
+        let found = found.and_then(|place| Standing::on(&self.table, place));
+        self.settle(found.map(Some));
+    }
+
+    /// Moves to the next entry of the chunk; `false`, and nowhere, where there is none.
+    pub(super) fn next_in_chunk(&mut self) -> bool {
+        let Some(at) = &mut self.at else { return false };
+        let chunk = at.chunk;
+        match at.step(&self.table.source) {
+            Ok(true) => true,
+            Ok(false) => {
+                self.at = None;
+                false
+            }
+            Err(damage) => {
+                self.settle(Err(self.table.error_in(chunk, damage)));
+                false
+            }
+        }
+    }
+
     fn standing(&self) -> &Standing {
         self.at.as_ref().expect("the cursor stands on an entry")
     }
@@ -65,9 +89,7 @@ impl Cursor for TableCursor {
     }
 
     fn first(&mut self) {
-        let found = self.table.place(0, 0, self.keep);
-        let found = found.and_then(|place| Standing::on(&self.table, place));
-        self.settle(found.map(Some));
+        self.begin_chunk(0);
     }
 
     fn last(&mut self) {
@@ -81,11 +103,7 @@ impl Cursor for TableCursor {
         match at.step(&self.table.source) {
             Ok(true) => {}
             Ok(false) if chunk + 1 == self.table.chunks.count() => self.at = None,
-            Ok(false) => {
-                let found = self.table.place(chunk + 1, 0, self.keep);
-                let found = found.and_then(|place| Standing::on(&self.table, place));
-                self.settle(found.map(Some));
-            }
+            Ok(false) => self.begin_chunk(chunk + 1),
             Err(damage) => self.settle(Err(self.table.error_in(chunk, damage))),
         }
     }

@@ -3,6 +3,7 @@
 mod files;
 mod keys;
 mod node;
+mod salvage;
 mod show;
 
 use std::path::Path;
@@ -53,6 +54,8 @@ enum Verb {
     Status(node::Status),
     /// Check every byte and name what is damaged
     Verify(show::Verify),
+    /// Make a new database of everything that is good in a damaged one
+    Salvage(salvage::Salvage),
     /// Watch a leader with two followers fail and recover, in under a minute
     Demo(crate::demo::Demo),
     /// One node of the demonstration
@@ -87,6 +90,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Promote(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
+        Verb::Salvage(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::DemoNode(verb) => verb.run(),
     }
