@@ -8,6 +8,7 @@
 //! | what is asked after a crash | [`sweep`], of a follower [`follow`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
 //! | what a killed process had promised | [`oracle`] |
+//! | what `FAULTS.md` promises, and by which tests | [`faults`] |
 //! | where randomness comes from, and how a failure is replayed | [`seed`] |
 //!
 //! The tests themselves are in `tests/tests`, one file for each kind of fault.
@@ -17,6 +18,7 @@
 
 pub mod check;
 pub mod cluster;
+pub mod faults;
 pub mod follow;
 pub mod model;
 pub mod ops;

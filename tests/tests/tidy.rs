@@ -407,3 +407,49 @@ fn the_checks_see_what_they_look_for() {
     );
     assert!(hits(&sources, &["std::fs"], &["wal/src/x"]).is_empty());
 }
+
+/// A peer chooses keys; a table in memory that hashes them the same way everywhere can be flooded.
+#[test]
+fn no_map_of_foreign_keys_has_a_fixed_hash() {
+    for source in shipped(&["wal", "replication", "engine"]) {
+        for name in ["BuildHasherDefault", "FxHash", "with_hasher", "FixedState"] {
+            assert!(!source.code.contains(name), "{}: {name}", source.path);
+        }
+    }
+}
+
+/// What an application takes in with the engine, without what only the compiler runs.
+#[test]
+fn runtime_dependencies_stay_few() {
+    let cargo = std::env::var("CARGO").unwrap_or("cargo".to_owned());
+    let args = [
+        "tree",
+        "-p",
+        "strandline",
+        "-e",
+        "normal",
+        "--prefix",
+        "none",
+        "--offline",
+    ];
+    let output = std::process::Command::new(cargo)
+        .args(args)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let only_compiled = ["proc-macro2", "quote", "syn", "unicode-ident"];
+    let names: BTreeSet<&str> = text
+        .lines()
+        .filter(|line| !line.contains("(proc-macro)"))
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| !name.is_empty() && !name.starts_with("strandline"))
+        .filter(|name| !only_compiled.contains(name))
+        .collect();
+    assert!(names.len() <= 27, "{} crates: {names:?}", names.len());
+}
