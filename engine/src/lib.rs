@@ -42,6 +42,7 @@ mod keyspace;
 pub mod manifest;
 mod node;
 pub mod options;
+pub mod repair;
 pub mod replica;
 pub mod router;
 mod runtime;

@@ -46,6 +46,21 @@ impl NodeIdentity {
         Ok(identity)
     }
 
+    /// Makes the node another incarnation of itself: what it promised or confirmed before is void.
+    ///
+    /// # Errors
+    /// As [`NodeIdentity::open`].
+    pub fn renew(env: &Env, root: &Path) -> Result<NodeIdentity> {
+        let path = files::node(root);
+        let identity = NodeIdentity {
+            incarnation: env.random.next_id(),
+            ..NodeIdentity::open(env, root)?
+        };
+        let (mut slots, _) = SlotFile::open(env.disk.as_ref(), &path, MAGIC, SLOT_LEN)?;
+        slots.write(&[identity.node, identity.incarnation].concat(), true)?;
+        Ok(identity)
+    }
+
     /// Reads the identity without writing; all zeros where there is none.
     ///
     /// # Errors

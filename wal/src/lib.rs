@@ -32,6 +32,7 @@ pub mod pool;
 pub mod publish;
 pub mod reader;
 pub mod recover;
+pub mod repair;
 pub mod segment;
 pub mod slots;
 mod sync;

@@ -305,7 +305,7 @@ impl Sink {
     }
 
     fn staging(&self) -> PathBuf {
-        self.root.join(format!("STAGING-{}", self.id))
+        staging_dir(&self.root, &self.id)
     }
 
     fn write_bytes(&mut self, file: u32, at: u64, bytes: &[u8]) -> Result<bool> {
@@ -426,7 +426,13 @@ impl Sink {
     }
 }
 
-fn install_dir(root: &Path, id: &DatasetId) -> PathBuf {
+/// Where the files of a dataset are put together; removed by the next open.
+pub(crate) fn staging_dir(root: &Path, id: &DatasetId) -> PathBuf {
+    root.join(format!("STAGING-{id}"))
+}
+
+/// Where they stand once they are whole.
+pub(crate) fn install_dir(root: &Path, id: &DatasetId) -> PathBuf {
     root.join(format!("INSTALL-{id}"))
 }
 
@@ -458,7 +464,7 @@ fn forked(store: &Store, manifest: &Manifest, ends: &[ShardEnd]) -> bool {
 ///
 /// Where the old data had records of its own, a directory `KEEP-{bundle}` says so: all of it moves to
 /// `divergent/replaced-{bundle}` of the new. It is a dataset like any other, to be looked into.
-fn finish_install(env: &Env, root: &Path, id: &DatasetId) -> Result<()> {
+pub(crate) fn finish_install(env: &Env, root: &Path, id: &DatasetId) -> Result<()> {
     let disk = env.disk.as_ref();
     let (from, to) = (install_dir(root, id), files::dataset(root, id));
     let tails = (files::divergent(&to), files::divergent(&from));

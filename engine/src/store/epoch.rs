@@ -54,6 +54,18 @@ impl EpochFile {
         })
     }
 
+    /// A new file in the place of one that is lost: a follower that takes nothing of an epoch below
+    /// `seen`.
+    pub fn renew(disk: &dyn Disk, path: &Path, seen: Epoch) -> Result<()> {
+        let mut file = EpochFile::open(disk, path)?;
+        file.store(Epochs {
+            opened: seen,
+            promised: seen,
+            follows: true,
+            ..Epochs::default()
+        })
+    }
+
     /// What the file says, without opening it for writing.
     pub fn read(disk: &dyn Disk, path: &Path) -> Result<EpochFile> {
         let loaded = SlotFile::read(disk, path, MAGIC, SLOT_LEN)?;
