@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::ops::Op;
 use crate::plan::Case;
 use crate::run::{Tally, run};
 use crate::seed;
@@ -80,24 +79,19 @@ fn shrink(mut case: Case) -> Case {
             step /= 2;
         }
     }
-    smaller_values(case)
+    smaller_ops(case)
 }
 
-/// Halves the values as long as the case still fails.
-fn smaller_values(mut case: Case) -> Case {
+/// Takes from the operations what they need not have for the case to fail.
+fn smaller_ops(mut case: Case) -> Case {
     for n in 0..case.ops.len() {
-        loop {
+        let mut way = 0;
+        while let Some(op) = case.ops[n].smaller(way) {
             let mut smaller = case.clone();
-            let Op::Put(_, _, len, _) = &mut smaller.ops[n] else {
-                break;
-            };
-            if *len == 0 {
-                break;
-            }
-            *len /= 2;
+            smaller.ops[n] = op;
             match guarded(&smaller) {
                 Err(_) => case = smaller,
-                Ok(_) => break,
+                Ok(_) => way += 1,
             }
         }
     }

@@ -57,6 +57,26 @@ pub enum Op {
     Checkpoint,
 }
 
+impl Op {
+    /// The same operation with less in it, to make a failing case small. There are several ways to
+    /// take something away, numbered from 0; behind the last one there is nothing.
+    pub fn smaller(&self, way: usize) -> Option<Op> {
+        let mut op = self.clone();
+        match &mut op {
+            Op::Put(_, _, len, _) if way == 0 && *len > 0 => *len /= 2,
+            Op::Batch(changes, _) if way < changes.len() => drop(changes.remove(way)),
+            Op::MultiGet(_, keys) if way < keys.len() => drop(keys.remove(way)),
+            Op::Cursor(_, _, moves) if way < moves.len() => drop(moves.remove(way)),
+            Op::Background(count) if way == 0 && *count > 1 => *count -= 1,
+            Op::Crash(crash) | Op::CrashAfter(_, crash) if way < crash.nested.len() => {
+                crash.nested.remove(way);
+            }
+            _ => return None,
+        }
+        Some(op)
+    }
+}
+
 /// How the process or the machine dies, and again while it recovers.
 #[derive(Clone, Debug)]
 pub struct Crash {

@@ -44,11 +44,19 @@ pub fn small_options() -> Options {
 
 /// The case of a seed, with so many operations.
 pub fn case(seed: u64, op_count: usize) -> Case {
+    let (mut case, mut plan) = setting(seed);
+    case.ops = (0..op_count).map(|_| plan.op()).collect();
+    case.maps = plan.rng.percent(70);
+    case
+}
+
+/// The case of a seed without operations, and from where operations that fit it are drawn.
+pub fn setting(seed: u64) -> (Case, Plan) {
     let mut rng = Rng::new(seed);
     let options = options(&mut rng);
     let keyspace_count = rng.within(1, 3);
     let keys = keys(&mut rng);
-    let mut plan = Plan {
+    let plan = Plan {
         key_count: keys.len(),
         keyspace_count,
         // A few cases without any crash reach states that others never grow to.
@@ -56,15 +64,15 @@ pub fn case(seed: u64, op_count: usize) -> Case {
         heavy: rng.percent(25),
         rng,
     };
-    let ops = (0..op_count).map(|_| plan.op()).collect();
-    Case {
+    let case = Case {
         seed,
-        maps: plan.rng.percent(70),
+        maps: true,
         options,
         keyspace_count,
         keys,
-        ops,
-    }
+        ops: Vec::new(),
+    };
+    (case, plan)
 }
 
 /// A case of given operations on the keys `k0` to `k9` in two keyspaces.
@@ -144,7 +152,9 @@ fn keys(rng: &mut Rng) -> Vec<Vec<u8>> {
     keys
 }
 
-struct Plan {
+/// Where the operations of a case are drawn from.
+#[derive(Clone, Debug)]
+pub struct Plan {
     rng: Rng,
     key_count: usize,
     keyspace_count: usize,
@@ -153,6 +163,16 @@ struct Plan {
 }
 
 impl Plan {
+    /// The operation of a seed, whatever was drawn before.
+    pub fn op_of(&self, seed: u64) -> Op {
+        let rng = Rng::new(seed);
+        Plan {
+            rng,
+            ..self.clone()
+        }
+        .op()
+    }
+
     fn op(&mut self) -> Op {
         let keyspace = self.rng.below(self.keyspace_count);
         match self.rng.below(1_000) {

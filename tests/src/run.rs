@@ -3,6 +3,7 @@
 //! A life of the database begins with an open and ends with a close, the death of the process or the
 //! loss of power. At the beginning of each life everything is read and held against the model.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ impl Tally {
 /// An engine and its model.
 pub struct Run<'a> {
     /// What is run.
-    pub case: &'a Case,
+    pub case: Cow<'a, Case>,
     /// The simulated machine.
     pub machine: SimEnv,
     /// What may fail on it.
@@ -120,11 +121,15 @@ pub fn run(case: &Case) -> Result<Tally, String> {
 impl<'a> Run<'a> {
     /// A run that has not opened anything yet.
     pub fn new(case: &'a Case, machine: SimEnv) -> Run<'a> {
+        Run::of(Cow::Borrowed(case), machine)
+    }
+
+    fn of(case: Cow<'a, Case>, machine: SimEnv) -> Run<'a> {
         Run {
+            model: Model::new(case.keyspace_count),
             case,
             machine,
             faults: None,
-            model: Model::new(case.keyspace_count),
             tally: Tally::default(),
             open: None,
             snapshots: Vec::new(),
@@ -143,8 +148,14 @@ impl<'a> Run<'a> {
             // Values stay unique: no life makes this many.
             next_value: 1 << 32,
             epoch: before.epoch,
-            ..Run::new(before.case, machine)
+            ..Run::of(before.case.clone(), machine)
         }
+    }
+
+    /// A run that keeps its case, and has not opened anything yet.
+    pub fn owned(case: Case) -> Run<'static> {
+        let machine = machine(&case);
+        Run::of(Cow::Owned(case), machine)
     }
 
     /// What the engine is given.
@@ -172,7 +183,8 @@ impl<'a> Run<'a> {
     /// # Errors
     /// What is wrong, and at which operation.
     pub fn all(&mut self) -> Result<(), String> {
-        for (n, op) in self.case.ops.iter().enumerate() {
+        let case = self.case.clone();
+        for (n, op) in case.ops.iter().enumerate() {
             self.op(op)
                 .map_err(|error| format!("operation {n} {op:?}: {error}"))?;
         }

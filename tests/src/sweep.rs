@@ -83,7 +83,8 @@ fn until_death(run: &mut Run<'_>) -> Result<(), String> {
     if let Err(error) = run.start() {
         return died(run, error);
     }
-    for (n, op) in run.case.ops.iter().enumerate() {
+    let case = run.case.clone();
+    for (n, op) in case.ops.iter().enumerate() {
         if let Err(error) = run.step(op) {
             return died(run, format!("operation {n} {op:?}: {error}"));
         }

@@ -1,10 +1,11 @@
 //! Measures Strandline beside its peers, at equal durability and comparable memory.
 //!
-//! Engines take turns within every group of rows, and who goes first rotates, so that a slow minute
-//! of the machine hits all of them. Every trial starts in an empty directory. Opening, settling and
-//! closing are not timed.
+//! Engines take turns within every group of rows, so that a slow minute of the machine hits all of
+//! them; who goes first and who goes before whom changes from run to run. Every trial starts in an
+//! empty directory, with nothing left to be written back of the one before. Opening, settling,
+//! closing and the check that all is there are not timed.
 //!
-//! `peers [--n COUNT] [--runs N] [--json FILE] [--dir DIR] [--only ENGINE]...`
+//! `peers [--n COUNT] [--runs N] [--json FILE] [--dir DIR] [--touch MIB] [--only ENGINE]...`
 
 #[path = "../peers/engine.rs"]
 mod engine;
@@ -27,6 +28,7 @@ mod rows;
 #[path = "../peers/surrealkv.rs"]
 mod surrealkv;
 
+use std::hint::black_box;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,6 +44,7 @@ struct Plan {
     runs: usize,
     json: Option<PathBuf>,
     dir: PathBuf,
+    touch_mib: usize,
     only: Vec<String>,
 }
 
@@ -52,6 +55,7 @@ impl Plan {
             runs: 5,
             json: None,
             dir: std::env::temp_dir(),
+            touch_mib: TOUCH_MIB,
             only: Vec::new(),
         };
         while let Some(arg) = args.next() {
@@ -61,20 +65,25 @@ impl Plan {
                 "--runs" => plan.runs = number(&value()?)?,
                 "--json" => plan.json = Some(PathBuf::from(value()?)),
                 "--dir" => plan.dir = PathBuf::from(value()?),
+                "--touch" => plan.touch_mib = number(&value()?)?,
                 "--only" => plan.only.push(value()?),
                 _ => return Err(format!("what is {arg}?")),
             }
         }
-        Ok(plan)
+        let known: Vec<&str> = all().iter().map(|entrant| entrant.name).collect();
+        match plan
+            .only
+            .iter()
+            .find(|name| !known.contains(&name.as_str()))
+        {
+            Some(name) => Err(format!("{name} is none of {known:?}")),
+            None => Ok(plan),
+        }
     }
 
     /// Ours, always and first, and the peers that were asked for.
     fn entrants(&self) -> Vec<Entrant> {
-        let mut entrants = vec![ours::ENTRANT, fjall::ENTRANT, redb::ENTRANT, lmdb::ENTRANT];
-        #[cfg(feature = "peers-rocksdb")]
-        entrants.push(rocksdb::ENTRANT);
-        #[cfg(feature = "peers-surrealkv")]
-        entrants.push(surrealkv::ENTRANT);
+        let mut entrants = all();
         entrants.retain(|entrant| {
             entrant.name == ours::ENTRANT.name
                 || self.only.is_empty()
@@ -90,6 +99,7 @@ impl Plan {
             println!("- {}: {}", entrant.name, entrant.settings);
         }
         println!();
+        touch_memory(self.touch_mib);
         let mut rows = Vec::new();
         for group in &GROUPS {
             rows.extend(self.measure_group(group, &entrants)?);
@@ -114,13 +124,16 @@ impl Plan {
         let mut rates = vec![vec![Vec::new(); group.rows.len()]; entrants.len()];
         for run in 0..self.runs {
             for turn in 0..entrants.len() {
-                let at = (run + turn) % entrants.len();
+                let at = turn_of(run, turn, entrants.len());
                 let dir = tempfile::tempdir_in(&self.dir)?;
                 let found = group.run(&entrants[at], dir.path(), &self.size);
                 let found = found.map_err(|error| format!("{}: {error}", entrants[at].name))?;
                 for (rates, rate) in rates[at].iter_mut().zip(found) {
                     rates.push(rate);
                 }
+                // Nobody pays for the disk's work on what another one left.
+                dir.close()?;
+                rustix::fs::sync();
             }
             eprintln!("{}: run {} of {}", group.rows[0], run + 1, self.runs);
         }
@@ -135,6 +148,45 @@ impl Plan {
         Ok(group.rows.iter().enumerate().map(row).collect())
     }
 }
+
+/// Everything that was built in, ours first.
+fn all() -> Vec<Entrant> {
+    vec![
+        ours::ENTRANT,
+        fjall::ENTRANT,
+        redb::ENTRANT,
+        lmdb::ENTRANT,
+        lmdb::WITH_WRITE_MAP,
+        #[cfg(feature = "peers-rocksdb")]
+        rocksdb::ENTRANT,
+        #[cfg(feature = "peers-surrealkv")]
+        surrealkv::ENTRANT,
+    ]
+}
+
+/// Whose turn it is: the first one rotates, and every other run goes round the other way, so that
+/// nobody always comes behind the same neighbour.
+fn turn_of(run: usize, turn: usize, count: usize) -> usize {
+    let turn = if run.is_multiple_of(2) {
+        turn
+    } else {
+        count - turn
+    };
+    (run + turn) % count
+}
+
+/// Writes to memory and gives it back. A virtual machine gets its memory page by page at the first
+/// touch, which takes seconds per GiB: whoever measures first would pay for it.
+fn touch_memory(mib: usize) {
+    let mut memory = vec![0u8; mib << 20];
+    for byte in memory.iter_mut().step_by(4096) {
+        *byte = 1;
+    }
+    black_box(&memory);
+}
+
+/// More than one trial of the default size needs.
+const TOUCH_MIB: usize = 4 << 10;
 
 fn number(text: &str) -> std::result::Result<usize, String> {
     let number = text.parse().ok().filter(|number| *number > 0);

@@ -28,6 +28,12 @@ pub trait Engine: Send + Sync {
     /// A reader of what was written before. Where an engine reads through a transaction this holds
     /// one open for all its reads, which is the fastest that the engine can do.
     fn reader(&self) -> Result<Box<dyn Reader + '_>>;
+
+    /// Ends its background work and tells what went wrong in it. Nothing is read or written after.
+    /// Most engines have no such call and end when they are dropped.
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads of one engine. `see` gets the bytes wherever the engine keeps them, without a forced copy.
@@ -53,7 +59,8 @@ pub struct Entrant {
 /// read through a map (Strandline's tables, LMDB) have the page cache instead.
 pub const CACHE_LEN: usize = 256 << 20;
 
-/// Memtable of the log-structured engines. All may have two more waiting for their flush.
+/// Memtable of the log-structured engines. All may have two more waiting for their flush. Each counts
+/// in its own way: the log behind it, its arena, or, in SurrealKV, the arena without the values.
 pub const MEMTABLE_LEN: usize = 64 << 20;
 
 /// Values of at least this many bytes stay out of the tables of the log-structured engines.

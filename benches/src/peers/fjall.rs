@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fjall::config::CompressionPolicy;
+use fjall::config::{CompressionPolicy, HashRatioPolicy, PartitioningPolicy, PinningPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use fjall::{PersistMode, UserValue};
 
@@ -13,7 +13,8 @@ use super::engine::{
 pub const ENTRANT: Entrant = Entrant {
     name: "fjall",
     settings: "PersistMode::Buffer | SyncData (the cheaper of its two syncs); memtable 64 MiB; cache \
-               256 MiB; values >= 4 KiB separated; no compression",
+               256 MiB, filters and indexes beside it; hash index in blocks; values >= 4 KiB separated; \
+               no compression",
     open: |dir, level| Ok(Box::new(Fjall::open(dir, level)?)),
 };
 
@@ -35,7 +36,17 @@ impl Fjall {
                 .compression(CompressionType::None);
             KeyspaceCreateOptions::default()
                 .max_memtable_size(MEMTABLE_LEN as u64)
+                // As everybody here: values are random bytes, compressing them is wasted time.
                 .data_block_compression_policy(CompressionPolicy::disabled())
+                // Spares a get the binary search within a block: 3 of 4 buckets are taken, as by
+                // default in RocksDB. The default has no such index.
+                .data_block_hash_ratio_policy(HashRatioPolicy::all(4.0 / 3.0))
+                // Whole and in memory on all levels, as RocksDB's are. By default those of the last
+                // level, where everything is after a compaction, are blocks like others.
+                .filter_block_partitioning_policy(PartitioningPolicy::all(false))
+                .filter_block_pinning_policy(PinningPolicy::all(true))
+                .index_block_partitioning_policy(PartitioningPolicy::all(false))
+                .index_block_pinning_policy(PinningPolicy::all(true))
                 .with_kv_separation(Some(separation))
         })?;
         Ok(Fjall {

@@ -63,6 +63,10 @@ impl Engine for Ours {
     fn reader(&self) -> Result<Box<dyn Reader + '_>> {
         Ok(Box::new(OurReader { map: &self.map }))
     }
+
+    fn close(&self) -> Result<()> {
+        Ok(self.database.close()?)
+    }
 }
 
 struct OurReader<'a> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, WriteBatch,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType, Options, WriteBatch,
     WriteOptions,
 };
 
@@ -13,8 +13,9 @@ use super::engine::{
 
 pub const ENTRANT: Entrant = Entrant {
     name: "rocksdb",
-    settings: "sync=false | sync=true; memtable 64 MiB, 3 at most; block cache 256 MiB; bloom 10 bits; \
-               blobs from 4 KiB; no compression; 2 background jobs",
+    settings: "sync=false | sync=true (fdatasync, grouped, pipelined); memtable 64 MiB, 3 at most; \
+               cache of blocks and blobs 256 MiB; bloom 10 bits; hash index in blocks; blobs from \
+               4 KiB; no compression; 2 background jobs",
     open: |dir, level| Ok(Box::new(Rocks::open(dir, level)?)),
 };
 
@@ -25,17 +26,26 @@ struct Rocks {
 
 impl Rocks {
     fn open(dir: &Path, level: Level) -> Result<Rocks> {
+        let cache = Cache::new_lru_cache(CACHE_LEN);
         let mut blocks = BlockBasedOptions::default();
-        blocks.set_block_cache(&Cache::new_lru_cache(CACHE_LEN));
+        blocks.set_block_cache(&cache);
+        // What its tuning guide recommends for point reads; there is no filter otherwise.
         blocks.set_bloom_filter(10.0, false);
+        // Spares a get the binary search within a block, for 2 % of space.
+        blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&blocks);
         options.set_write_buffer_size(MEMTABLE_LEN);
         options.set_max_write_buffer_number(3);
+        // A group writes the log while the one before it writes its memtable.
+        options.set_enable_pipelined_write(true);
+        // As everybody here: values are random bytes, compressing them is wasted time.
         options.set_compression_type(DBCompressionType::None);
         options.set_enable_blob_files(true);
         options.set_min_blob_size(LARGE_VALUE_LEN as u64);
+        // Without it every get of a blob is a read from its file.
+        options.set_blob_cache(&cache);
         let database = DB::open(&options, dir)?;
         Ok(Rocks { database, level })
     }
@@ -52,13 +62,20 @@ impl Engine for Rocks {
         for (key, value) in entries {
             batch.put(key, value);
         }
-        Ok(self.database.write_opt(&batch, &how)?)
+        Ok(self.database.write_opt(batch, &how)?)
     }
 
     fn settle(&self) -> Result<()> {
         self.database.flush()?;
         self.database.compact_range::<&[u8], &[u8]>(None, None);
-        Ok(())
+        // The call above has no result: one that failed leaves tables in the first level.
+        match self
+            .database
+            .property_int_value("rocksdb.num-files-at-level0")?
+        {
+            Some(0) => Ok(()),
+            left => Err(format!("{left:?} tables are left in the first level").into()),
+        }
     }
 
     fn reader(&self) -> Result<Box<dyn Reader + '_>> {
@@ -79,12 +96,18 @@ impl Reader for RocksReader<'_> {
     }
 
     fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
-        let mode = IteratorMode::From(start, Direction::Forward);
+        // The other iterator of the crate copies every key and value into a box.
+        let mut entries = self.database.raw_iterator();
+        entries.seek(start);
         let mut seen = 0;
-        for entry in self.database.iterator(mode).take(count) {
-            see(&entry?.1);
+        while seen < count
+            && let Some(value) = entries.value()
+        {
+            see(value);
             seen += 1;
+            entries.next();
         }
+        entries.status()?;
         Ok(seen)
     }
 }
