@@ -31,6 +31,14 @@ fn two_claims_to_one_epoch_do_not_leave_everyone_unelectable() {
     passes(1314);
 }
 
+/// A follower came back with its memtables full of records that it did not know to be committed, far
+/// behind its leader. It showed nothing before it had everything, and took nothing before it had
+/// flushed; nor did it take the bundle that would have replaced all of it.
+#[test]
+fn a_follower_with_full_memtables_still_catches_up() {
+    passes(1571);
+}
+
 #[test]
 fn no_seed_loses_what_was_acknowledged() {
     let (first, count) = seeds();

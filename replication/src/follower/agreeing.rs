@@ -9,6 +9,7 @@ use crate::error::{Error, Reason, Result};
 use crate::ids::{Lineage, NodeId, Promise, ShardEnd};
 use crate::leader::{NO_CLAIM, common_version};
 use crate::message::{AckEntry, Message, Purpose, Verdict, Welcome};
+use crate::store::Times;
 
 /// What is settled of each shard while both sides agree.
 #[derive(Debug, Default)]
@@ -152,7 +153,7 @@ impl Follower {
         if !open.eq(verdicts.iter().map(Verdict::shard)) {
             return self.protocol(now, "verdicts on other shards than were asked");
         }
-        let (mut lower, mut pruned) = (Vec::new(), false);
+        let (mut lower, mut pruned) = (Vec::new(), None);
         for verdict in verdicts {
             let asked = agreement
                 .shards
@@ -174,14 +175,24 @@ impl Follower {
                 } if position < asked.end.position => {
                     lower.push((shard, position, leader));
                 }
-                Verdict::Pruned { .. } => pruned = true,
+                Verdict::Pruned {
+                    shard,
+                    first_available,
+                } => {
+                    let needed = asked.end.position.seq.saturating_add(1);
+                    pruned = Some(Error::Pruned {
+                        shard,
+                        needed,
+                        first_available,
+                    });
+                }
                 Verdict::Agreed { .. } | Verdict::Ends { .. } => {
                     return self.protocol(now, "a verdict that is not below the question");
                 }
             }
         }
-        if pruned {
-            self.ask_for_bundle(now);
+        if let Some(why) = pruned {
+            self.ask_for_bundle(now, why);
         } else if lower.is_empty() {
             self.agreed(now);
         } else {
@@ -205,7 +216,7 @@ impl Follower {
                     asked.end = end;
                     asks.push(end);
                 }
-                Err(Error::Pruned { .. }) => return self.ask_for_bundle(now),
+                Err(why @ Error::Pruned { .. }) => return self.ask_for_bundle(now, why),
                 Err(why) => return self.stop(now, why),
             }
         }
@@ -239,7 +250,13 @@ impl Follower {
                 );
             }
             if to < floor.flushed {
-                return self.ask_for_bundle(now);
+                // What would have to be cut is in tables.
+                let why = Error::Pruned {
+                    shard: own.shard,
+                    needed: to + 1,
+                    first_available: floor.flushed + 1,
+                };
+                return self.ask_for_bundle(now, why);
             }
             cuts.push(Action::Cut(*own, asked.end));
         }
@@ -296,29 +313,19 @@ impl Follower {
             .collect();
         self.state = State::Following;
         self.backoff_ms = self.options.retry_ms.0;
-        // Everything known to be committed may be applied at once.
-        self.commit_due = true;
+        // A time belongs to the marks that came with it: those of another connection are gone.
+        self.times = Times::default();
         self.synced_ms = now.saturating_sub(self.options.sync_ms);
         self.told_ms = now.saturating_sub(self.options.ack_ms);
         self.actions
             .push_back(Action::Joined(self.leader_node, self.leader_name.clone()));
     }
 
-    /// Our log does not reach to where both agree: the leader sends its files.
-    fn ask_for_bundle(&mut self, now: u64) {
+    /// The logs do not reach to where both agree: the leader sends its files.
+    fn ask_for_bundle(&mut self, now: u64, why: Error) {
         if self.options.purpose == Purpose::Fetch {
             // A candidate without the log cannot lead: another one must.
-            let here = self.here.as_ref().expect("it was looked up for the hello");
-            let end = here.shards.first().map(|(end, _)| *end).unwrap_or_default();
-            let (shard, needed) = (end.shard, end.position.seq + 1);
-            return self.stop(
-                now,
-                Error::Pruned {
-                    shard,
-                    needed,
-                    first_available: 0,
-                },
-            );
+            return self.stop(now, why);
         }
         self.state = State::Asking;
         self.actions.push_back(Action::OpenSink);

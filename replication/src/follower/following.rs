@@ -175,7 +175,10 @@ impl Follower {
 
     pub(super) fn flush(&mut self, now: u64, room: u64) {
         if let Some(granted) = match self.state {
-            State::Following | State::Receiving(_) => self.grantor.grant(room),
+            State::Following => self.grantor.grant(room),
+            // A bundle is staged beside the store and then replaces it: a store that is full of what
+            // it cannot use has as much room for one as any other.
+            State::Receiving(_) => self.grantor.grant(u64::MAX),
             _ => None,
         } {
             self.send(now, Message::Credit { granted });

@@ -653,6 +653,74 @@ fn a_bundle_is_taken_in_order_within_its_lengths() {
     );
 }
 
+/// A follower whose memtables wait for records that it will get by bundle only never had room for it.
+#[test]
+fn a_bundle_needs_no_room_in_the_store_that_it_replaces() {
+    let mut follower = in_state("receiving");
+    // As if no credit had been given yet.
+    follower.grantor = Grantor::new(follower.options.window);
+    let actions = feed(&mut follower, Event::Flush(0));
+    let [Action::Send(CONN, Message::Credit { granted })] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(granted, follower.options.window);
+    let mut follower = in_state("following");
+    follower.grantor = Grantor::new(follower.options.window);
+    assert!(
+        feed(&mut follower, Event::Flush(0)).is_empty(),
+        "a log does"
+    );
+}
+
+/// The time of a cut that an earlier leader told says nothing of the marks of the next one.
+#[test]
+fn what_was_committed_on_another_connection_is_not_committed_by_joining() {
+    let mut follower = in_state("following");
+    let tick = Tick {
+        epoch: EPOCH,
+        wall_ms: 1,
+        times: Times {
+            closed: Hlc(9),
+            committed: Hlc(9),
+        },
+        marks: vec![TickMark {
+            shard: S0,
+            written: 20,
+            committed: 20,
+        }],
+    };
+    let commits = |actions: &[Action]| {
+        let told = actions.iter().filter_map(|action| match action {
+            Action::Commit(marks, times) => Some((marks[0].seq, times.committed)),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    frame(&mut follower, Message::Tick(tick));
+    let actions = feed(&mut follower, Event::Flush(1 << 20));
+    assert_eq!(commits(&actions), [(20, Hlc(9))]);
+    let gone = Error::unreachable("a", "test");
+    feed(&mut follower, Event::Closed(CONN, gone));
+    follower.handle(60_000, Event::Tick);
+    assert!(matches!(follower.poll_action(), Some(Action::Connect(_))));
+    feed(&mut follower, Event::Connecting(CONN));
+    let mut here = here();
+    here.promise = Promise {
+        epoch: EPOCH,
+        to: LEADER,
+    };
+    feed(&mut follower, Event::Opened(CONN, here));
+    frame(
+        &mut follower,
+        Message::Welcome(welcome(vec![agreed(4, 10)])),
+    );
+    assert!(matches!(follower.state, State::Following));
+    follower.handle(60_000, Event::Flush(1 << 20));
+    let mut actions: Vec<Action> = std::iter::from_fn(|| follower.poll_action()).collect();
+    actions.extend(feed(&mut follower, Event::Synced(S0, Ok(10))));
+    assert_eq!(commits(&actions), []);
+}
+
 #[test]
 fn a_damaged_bundle_file_is_asked_for_again_and_a_full_disk_stops() {
     let damaged = || Error::Damaged {
