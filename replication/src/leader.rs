@@ -338,6 +338,7 @@ impl Leader {
             lineage: identity.lineage,
             name: identity.name.clone(),
             verdicts,
+            sole: self.options.sole,
         })
     }
 

@@ -39,6 +39,14 @@ fn a_follower_with_full_memtables_still_catches_up() {
     passes(1571);
 }
 
+/// A node that was out of reach had promised the epoch to a candidate that gave up; another won that
+/// epoch without it. Healed, it refused the winner until somebody was promoted once more.
+#[test]
+fn a_node_that_promised_the_epoch_to_a_loser_follows_the_winner() {
+    passes(411);
+    passes(448);
+}
+
 #[test]
 fn no_seed_loses_what_was_acknowledged() {
     let (first, count) = seeds();

@@ -38,7 +38,9 @@ impl Follower {
         let admitted = match self.options.purpose {
             Purpose::Fetch => lends && welcome.epoch == promise.epoch,
             Purpose::Follow | Purpose::Control => {
-                !lends && promise.admits(welcome.epoch, welcome.node)
+                // A promise of this very epoch to another binds only while that one may still win.
+                let won = welcome.sole && welcome.epoch == promise.epoch;
+                !lends && (won || promise.admits(welcome.epoch, welcome.node))
             }
         };
         let known = ours == Lineage::default() || ours == welcome.lineage;
@@ -69,7 +71,14 @@ impl Follower {
             unreachable!("the welcome is kept there");
         };
         let here = self.here.as_ref().expect("it was looked up for the hello");
-        if here.promise.epoch < welcome.epoch {
+        let is_bound = match self.options.purpose {
+            // The epoch that it fetches under is promised to itself.
+            Purpose::Fetch => here.promise.epoch == welcome.epoch,
+            Purpose::Follow | Purpose::Control => {
+                here.promise.epoch == welcome.epoch && here.promise.to == welcome.node
+            }
+        };
+        if !is_bound {
             let promise = Promise {
                 epoch: welcome.epoch,
                 to: welcome.node,

@@ -67,6 +67,7 @@ fn welcome(verdicts: Vec<Verdict>) -> Welcome {
         lineage: LINEAGE,
         name: "a".to_owned(),
         verdicts,
+        sole: false,
     }
 }
 
@@ -670,6 +671,42 @@ fn a_bundle_needs_no_room_in_the_store_that_it_replaces() {
         feed(&mut follower, Event::Flush(0)).is_empty(),
         "a log does"
     );
+}
+
+/// It promised the epoch to a candidate that gave up, and another one won it by the promises of the
+/// rest. It refused the winner until there was a later epoch, though the first could not win any more.
+#[test]
+fn a_promise_to_a_candidate_that_lost_does_not_keep_the_winner_away() {
+    let bound = || {
+        let to = NodeId([8; 16]);
+        let promise = Promise { epoch: EPOCH, to };
+        Here { promise, ..here() }
+    };
+    for sole in [false, true] {
+        let mut follower = greeting(bound());
+        let welcome = Welcome {
+            sole,
+            ..welcome(vec![agreed(4, 10)])
+        };
+        let actions = frame(&mut follower, Message::Welcome(welcome));
+        if !sole {
+            assert!(matches!(
+                closed(&actions),
+                Some(Error::Refused {
+                    reason: Reason::StaleEpoch,
+                    ..
+                })
+            ));
+            continue;
+        }
+        // From now on the promise is the winner's: the loser gets none again.
+        let [Action::Promise(promise)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!((promise.epoch, promise.to), (EPOCH, LEADER));
+        feed(&mut follower, Event::Promised(Ok(())));
+        assert!(matches!(follower.state, State::Following));
+    }
 }
 
 /// The time of a cut that an earlier leader told says nothing of the marks of the next one.
