@@ -47,6 +47,13 @@ fn a_node_that_promised_the_epoch_to_a_loser_follows_the_winner() {
     passes(448);
 }
 
+/// A node led for a moment, which ended its segment where the next leader's log went on in the same
+/// one. Cut back to that place it agreed with the leader and refused its bytes, over and over.
+#[test]
+fn a_node_that_ended_a_segment_too_early_takes_a_bundle() {
+    passes(2601);
+}
+
 #[test]
 fn no_seed_loses_what_was_acknowledged() {
     let (first, count) = seeds();

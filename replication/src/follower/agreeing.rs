@@ -237,6 +237,16 @@ impl Follower {
         let State::Agreeing(agreement) = &mut self.state else {
             return;
         };
+        if std::mem::take(&mut self.misfits)
+            && let Some((shard, end)) = self.refused_at.take()
+        {
+            let why = Error::Pruned {
+                shard,
+                needed: end.saturating_add(1),
+                first_available: 0,
+            };
+            return self.ask_for_bundle(now, why);
+        }
         let here = self.here.as_ref().expect("it was looked up for the hello");
         let mut cuts = Vec::new();
         for (own, floor) in &here.shards {

@@ -709,6 +709,39 @@ fn a_promise_to_a_candidate_that_lost_does_not_keep_the_winner_away() {
     }
 }
 
+/// A node that led had ended a segment where its first batch was cut: the logs agreed, the files did
+/// not, and every connection began with the same refusal.
+#[test]
+fn bytes_that_are_refused_at_the_same_place_again_are_replaced_by_a_bundle() {
+    let mut follower = in_state("following");
+    for is_again in [false, true] {
+        let (log, at) = (Default::default(), Position::default());
+        let (what, expected, found) = ("segment", String::new(), String::new());
+        let refused = strandline_wal::Error::Refused {
+            log,
+            at,
+            what,
+            expected,
+            found,
+        };
+        let actions = feed(&mut follower, Event::Appended(S0, Err(Error::Log(refused))));
+        assert!(closed(&actions).is_some());
+        follower.handle(1_000_000, Event::Tick);
+        assert!(matches!(follower.poll_action(), Some(Action::Connect(_))));
+        feed(&mut follower, Event::Connecting(CONN));
+        let promise = Promise {
+            epoch: EPOCH,
+            to: LEADER,
+        };
+        let here = Here { promise, ..here() };
+        feed(&mut follower, Event::Opened(CONN, here));
+        let welcome = Message::Welcome(welcome(vec![agreed(4, 10)]));
+        let actions = frame(&mut follower, welcome);
+        let asks = matches!(actions[..], [Action::OpenSink]);
+        assert_eq!(asks, is_again, "{actions:?}");
+    }
+}
+
 /// The time of a cut that an earlier leader told says nothing of the marks of the next one.
 #[test]
 fn what_was_committed_on_another_connection_is_not_committed_by_joining() {
