@@ -158,6 +158,46 @@ fn a_follower_becomes_byte_identical_and_takes_over() {
     }
 }
 
+/// What is behind by more than its memtables hold must show, and so flush, what it has on the way: it
+/// used to wait for the whole of the leader's newest cut, and to take nothing more meanwhile.
+#[test]
+fn a_follower_that_is_behind_by_more_than_its_memtables_catches_up_from_the_log() {
+    for shards in [1, 3] {
+        let mut cluster = Cluster::new(shards);
+        let mut a = cluster.machine("a", SimEnv::new(1));
+        let mut b = cluster.machine("b", SimEnv::new(2));
+        let now = cluster.now();
+        a.node.lead(now, &primary(&a)).unwrap();
+        let follower = b.db.follower("").unwrap();
+        b.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+        cluster.run(&mut [&mut a, &mut b], 500);
+        // The leader keeps its log for a follower that it knows.
+        let map = a.db.keyspace("map").unwrap();
+        for n in 0..6_000u32 {
+            map.put_with(n.to_be_bytes(), vec![n as u8; 300], Durability::Os)
+                .unwrap();
+        }
+        primary(&a).sync().unwrap();
+        let mut seen = follower.snapshot().timestamp();
+        for _ in 0..400 {
+            cluster.run(&mut [&mut a, &mut b], 5);
+            let shown = follower.snapshot().timestamp();
+            assert!(shown >= seen, "what readers see never goes back");
+            seen = shown;
+            b.db.run_background(10).unwrap();
+        }
+        let status = b.node.follow_status(&follower);
+        assert_eq!(
+            primary(&a).positions(),
+            primary(&b).positions(),
+            "{status:?}"
+        );
+        assert_eq!(status.bundle_count, 0, "the log had everything");
+        let copy = b.db.keyspace("map").unwrap();
+        assert_eq!(copy.iter().count(), 6_000);
+    }
+}
+
 #[test]
 fn a_follower_that_the_log_no_longer_reaches_gets_a_bundle() {
     let mut cluster = Cluster::new(2);

@@ -84,6 +84,10 @@ pub struct Follower {
     grantor: Grantor,
     times: Times,
     commit_due: bool,
+    // Where the store last refused what was shipped: a shard and its end.
+    refused_at: Option<(ShardId, u64)>,
+    // It refused there twice: the files differ though the logs agree, and only a bundle helps.
+    misfits: bool,
     // Syncs that were asked for and did not come back.
     syncing: usize,
     // Wall clocks of the leader with what it had written then, oldest first; for the lag.
@@ -115,6 +119,8 @@ impl Follower {
             grantor: Grantor::new(options.window),
             times: Times::default(),
             commit_due: false,
+            refused_at: None,
+            misfits: false,
             syncing: 0,
             clocks: VecDeque::new(),
             applied_wall_ms: 0,

@@ -98,10 +98,9 @@ impl Leader {
             Event::Judged(conn, judged) => self.judged(conn, judged),
             Event::Ship => self.ship(now),
             Event::Shipped(conn, shard, len) => {
-                let (marks, times) = (self.marks[&shard], self.times);
-                self.with(conn, |follower| {
-                    follower.shipped(now, shard, len, &marks, times)
-                });
+                if let Some(follower) = self.followers.get_mut(&conn) {
+                    follower.shipped(now, shard, len, &self.marks, self.times);
+                }
             }
             Event::Sealed(conn, shard, next) => self.with(conn, |f| f.sealed(shard, next)),
             Event::AtTail(conn, shard) => {
@@ -339,6 +338,7 @@ impl Leader {
             lineage: identity.lineage,
             name: identity.name.clone(),
             verdicts,
+            sole: self.options.sole,
         })
     }
 
@@ -435,7 +435,7 @@ impl Leader {
                     at,
                     len_max: left.min(self.options.chunk_len),
                     marks: self.marks[&shard],
-                    times: self.times,
+                    times: follower.times_with(shard, &self.marks, self.times),
                 });
             } else if let Some(piece) = follower.piece(self.options.chunk_len as u64) {
                 pieces.push((*conn, piece));

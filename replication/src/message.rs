@@ -31,7 +31,7 @@
 //! | Offset | Size | Field | Meaning |
 //! |-------:|-----:|-------|---------|
 //! | 0 | 2 | version | the one both speak from now on |
-//! | 2 | 1 | wants | which acks are waited for: bit 0 received, 1 durable, 2 applied |
+//! | 2 | 1 | wants | which acks are waited for: bit 0 received, 1 durable, 2 applied; bit 3 is not one of them: sole, nobody else can have won the epoch |
 //! | 3 | 1 | name_len | 1 to 64 |
 //! | 4 | 4 | epoch | of everything that comes on this connection |
 //! | 8 | 16 | node | who serves |

@@ -363,13 +363,42 @@ impl Progress {
         None
     }
 
-    /// Bytes of a shard were sent, and with them these marks.
-    pub fn shipped(&mut self, now: u64, shard: ShardId, len: u64, marks: &Marks, times: Times) {
+    /// The times that may ride on bytes of `shard`. A committed time is a cut through all shards, and
+    /// such a frame has the mark of one: it goes along where the others' marks were told before.
+    /// Otherwise the follower would show a cut that lacks what is still under way to it.
+    pub fn times_with(
+        &self,
+        shard: ShardId,
+        marks: &BTreeMap<ShardId, Marks>,
+        times: Times,
+    ) -> Times {
+        let is_told = |(other, stream): (&ShardId, &Stream)| {
+            let committed = marks.get(other).map(|marks| marks.committed);
+            *other == shard || committed == Some(stream.told_committed)
+        };
+        match self.streams.iter().all(is_told) {
+            true => times,
+            false => Times {
+                committed: self.told_times.committed,
+                ..times
+            },
+        }
+    }
+
+    /// Bytes of a shard were sent, and with them its marks and [`Progress::times_with`] it.
+    pub fn shipped(
+        &mut self,
+        now: u64,
+        shard: ShardId,
+        len: u64,
+        marks: &BTreeMap<ShardId, Marks>,
+        times: Times,
+    ) {
         self.purse.spend(len);
         self.told_ms = now;
-        self.told_times = times;
+        self.told_times = self.times_with(shard, marks, times);
         let stream = self.streams.get_mut(&shard).expect("it was due");
-        stream.told_committed = marks.committed;
+        stream.told_committed = marks[&shard].committed;
         if let Some((_, at)) = &mut stream.place {
             *at += len;
         }

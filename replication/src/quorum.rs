@@ -145,6 +145,10 @@ pub struct Promised {
 /// Shard by shard the longest log among the promises: the later epoch first, then the higher
 /// sequence. Where `own` has as much, it is chosen.
 ///
+/// Two claims to one epoch number are two histories, as after two promotions by force. All shards that
+/// reached that epoch are taken from one of them, however long the other's are: a mixture would be a
+/// history that no node ever had, and that none may be able to fetch.
+///
 /// # Errors
 /// [`Error::TooFewPromises`].
 pub fn longest(
@@ -159,7 +163,10 @@ pub fn longest(
         });
     }
     let mut best: BTreeMap<ShardId, (NodeId, ShardEnd)> = BTreeMap::new();
-    let rank = |node: NodeId, end: &ShardEnd| (end.position, end.leader, node == own, node);
+    let rank = |node: NodeId, end: &ShardEnd| {
+        let claim = (end.position.epoch, end.leader);
+        (claim, end.position.seq, node == own, node)
+    };
     for promise in promises {
         for end in &promise.ends {
             let entry = best.entry(end.shard).or_insert((promise.node, *end));
@@ -174,6 +181,7 @@ pub fn longest(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::LeaderId;
     use strandline_wal::{Epoch, Position};
 
     fn node(n: u8) -> NodeId {
@@ -289,6 +297,31 @@ mod tests {
             "no fetch where the own log is as long"
         );
         assert!(longest(node(1), &promises[..1], 2).is_err());
+    }
+
+    #[test]
+    fn of_two_claims_to_one_epoch_all_shards_take_the_same() {
+        let claimed = |shard, seq, leader| ShardEnd {
+            leader: LeaderId([leader; 16]),
+            ..end(shard, 1_003, seq)
+        };
+        let promises = [
+            Promised {
+                node: node(1),
+                ends: vec![claimed(0, 72, 1), claimed(1, 29, 1)],
+            },
+            Promised {
+                node: node(2),
+                ends: vec![claimed(0, 56, 2), claimed(1, 30, 2)],
+            },
+        ];
+        for own in [node(1), node(2)] {
+            let chosen = longest(own, &promises, 2).unwrap();
+            assert_eq!(
+                chosen,
+                [(node(2), claimed(0, 56, 2)), (node(2), claimed(1, 30, 2))]
+            );
+        }
     }
 
     /// P7, for every list of up to six nodes: whichever nodes have a confirmed record and whichever

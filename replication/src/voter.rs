@@ -116,7 +116,8 @@ impl Voter {
     }
 
     fn learn(&mut self, promise: Promise) {
-        if promise.epoch > self.promise.epoch {
+        // The same epoch and another node: it was promised to one who can no longer win it.
+        if promise.epoch >= self.promise.epoch {
             self.promise = promise;
         }
     }
@@ -238,6 +239,7 @@ impl Voter {
             lineage: self.identity.lineage,
             name: self.identity.name.clone(),
             verdicts: Vec::new(),
+            sole: false,
         };
         self.actions
             .push_back(Action::Send(conn, Message::Welcome(welcome)));
@@ -417,6 +419,23 @@ mod tests {
             }),
         );
         assert!(matches!(ask(&mut voter, 4)[..], [Action::Promise(..)]));
+    }
+
+    #[test]
+    fn a_candidate_that_lost_an_epoch_is_not_promised_it_again() {
+        let mut voter = greeted();
+        let [Action::Promise(CONN, promise)] = ask(&mut voter, 4)[..] else {
+            panic!("it is free")
+        };
+        feed(&mut voter, Event::Promised(CONN, promise, Ok(Vec::new())));
+        // This node follows the one that won the same epoch.
+        let to = NodeId([5; 16]);
+        let winner = Promise { to, ..promise };
+        feed(&mut voter, Event::Learned(winner));
+        assert!(matches!(
+            ask(&mut voter, 4)[..],
+            [Action::Send(_, Message::PromiseRefused { promise })] if promise == winner
+        ));
     }
 
     #[test]

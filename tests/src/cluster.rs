@@ -565,9 +565,9 @@ impl Cluster {
             if self.agrees() {
                 break;
             }
-            // A node may be bound by its promise to a candidate that gave up at this very epoch: it
-            // refuses the leader until there is a later one, and says so. The operator runs again.
-            if self.ms - promoted_ms > 20_000 {
+            // Force asks nobody: a node may be bound by its promise of this very epoch to another. It
+            // refuses the leader until there is a later epoch, and says so. The operator runs again.
+            if !self.forced_epochs.is_empty() && self.ms - promoted_ms > 20_000 {
                 promoted_ms = self.ms;
                 self.forces = false;
                 self.campaign(self.leader.expect("it is up"));

@@ -18,6 +18,42 @@ fn seeds() -> (u64, u64) {
     }
 }
 
+/// A seed that failed once, and what it said then.
+fn passes(seed: u64) {
+    Cluster::new(seed).check(ACTION_COUNT);
+}
+
+/// Two nodes were promoted by force out of sight of each other and both claimed epoch 1003. Candidates
+/// took the longest log shard by shard, so one shard of one claim and two of the other: a history that
+/// nobody had, and that nobody could fetch, because the ends of both lay in tables already.
+#[test]
+fn two_claims_to_one_epoch_do_not_leave_everyone_unelectable() {
+    passes(1314);
+}
+
+/// A follower came back with its memtables full of records that it did not know to be committed, far
+/// behind its leader. It showed nothing before it had everything, and took nothing before it had
+/// flushed; nor did it take the bundle that would have replaced all of it.
+#[test]
+fn a_follower_with_full_memtables_still_catches_up() {
+    passes(1571);
+}
+
+/// A node that was out of reach had promised the epoch to a candidate that gave up; another won that
+/// epoch without it. Healed, it refused the winner until somebody was promoted once more.
+#[test]
+fn a_node_that_promised_the_epoch_to_a_loser_follows_the_winner() {
+    passes(411);
+    passes(448);
+}
+
+/// A node led for a moment, which ended its segment where the next leader's log went on in the same
+/// one. Cut back to that place it agreed with the leader and refused its bytes, over and over.
+#[test]
+fn a_node_that_ended_a_segment_too_early_takes_a_bundle() {
+    passes(2601);
+}
+
 #[test]
 fn no_seed_loses_what_was_acknowledged() {
     let (first, count) = seeds();

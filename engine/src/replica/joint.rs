@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use strandline_replication::bundle::{BundleSink, BundleSource};
@@ -36,6 +37,8 @@ pub(super) struct Joint {
     /// The cut that the marks of one round are taken from.
     mark: Mutex<Mark>,
     bundles: Arc<Bundles>,
+    /// Whether what the leader committed last is not all here.
+    behind: AtomicBool,
     reports: Box<dyn Fn(Report) + Send + Sync>,
 }
 
@@ -52,6 +55,7 @@ impl Joint {
             name,
             mark,
             bundles,
+            behind: AtomicBool::new(false),
             reports: Box::new(reports),
         }
     }
@@ -268,7 +272,12 @@ impl FollowerStore for Joint {
         let store = self.store();
         let options = store.options();
         let waiting = store.view().sealed.len() as u64;
-        let free = (options.memtable_count_max as u64 + 1).saturating_sub(waiting);
+        let mut free = (options.memtable_count_max as u64 + 1).saturating_sub(waiting);
+        // What waits for a commit that waits for bytes cannot be flushed before they are here: shards
+        // do not arrive in the order of time. To refuse them would be to wait for ever.
+        if free == 0 && self.behind.load(Ordering::Relaxed) && store.flush_waits_for_commit() {
+            free = 1;
+        }
         free * options.memtable_len_max
     }
 
@@ -292,7 +301,8 @@ impl FollowerStore for Joint {
 
     fn commit(&self, marks: &[CommitMark], times: Times) -> Result<(), ReplicationError> {
         let seqs: Vec<u64> = marks.iter().map(|mark| mark.seq).collect();
-        self.store().commit_shipped(times.committed, &seqs);
+        let here = self.store().commit_shipped(times.committed, &seqs);
+        self.behind.store(!here, Ordering::Relaxed);
         Ok(())
     }
 

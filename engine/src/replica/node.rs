@@ -61,6 +61,8 @@ struct Member {
     /// Nodes whose confirmations count.
     counted: BTreeSet<NodeId>,
     campaign: Campaign,
+    /// Whether winning the campaign takes the promises of more than half of the list.
+    by_majority: bool,
 }
 
 /// What the driver told of a dataset.
@@ -111,6 +113,7 @@ impl Node {
             dataset: Arc::clone(dataset),
             counted: BTreeSet::new(),
             campaign: Campaign::Open,
+            by_majority: false,
         };
         self.members.entry(id.clone()).or_insert(member);
         id
@@ -121,10 +124,10 @@ impl Node {
     /// # Errors
     /// [`Error::ReadOnly`] where it follows.
     pub fn lead(&mut self, now: Now, dataset: &Dataset) -> Result<()> {
-        self.lead_inner(now, dataset.inner())
+        self.lead_inner(now, dataset.inner(), false)
     }
 
-    fn lead_inner(&mut self, now: Now, dataset: &Arc<DatasetInner>) -> Result<()> {
+    fn lead_inner(&mut self, now: Now, dataset: &Arc<DatasetInner>, sole: bool) -> Result<()> {
         if dataset.store().role() != Role::Leader {
             let why = "it follows; promote it to lead";
             return Err(Error::ReadOnly {
@@ -142,6 +145,7 @@ impl Node {
                 durable: true,
                 applied: true,
             },
+            sole,
             ..LeaderOptions::default()
         };
         self.driver
@@ -202,7 +206,12 @@ impl Node {
             let text = "this node never met its leader and has nothing to lead with; follow first";
             return Err(Error::Replication(text.to_owned()));
         }
-        self.member(&id).campaign = Campaign::Open;
+        let needed = promises_needed(how.node_count, how.follower_count);
+        let member = self.member(&id);
+        member.campaign = Campaign::Open;
+        // More nodes than the list has would promise to two.
+        let listed = how.peers.len() < how.node_count;
+        member.by_majority = !how.force && listed && needed > how.node_count / 2;
         if how.force {
             let lost = "what only the other nodes hold: none of them was asked".to_owned();
             let epoch = Epoch(highest_epoch(&inner.store()).0 + FORCED_EPOCH_STEP);
@@ -210,7 +219,7 @@ impl Node {
         }
         let options = CandidateOptions {
             peers: how.peers.clone(),
-            needed: promises_needed(how.node_count, how.follower_count),
+            needed,
             ..CandidateOptions::default()
         };
         self.driver
@@ -348,8 +357,10 @@ impl Node {
             },
             || Ok(()),
         )?;
-        self.lead_inner(now, &dataset)?;
         let store = dataset.store();
+        // What was promised is the epoch that was asked for, should another have been opened.
+        let sole = self.member(id).by_majority && store.epoch() == elected;
+        self.lead_inner(now, &dataset, sole)?;
         let promotion = Promotion {
             epoch: store.epoch().0,
             positions: store.positions(),

@@ -50,6 +50,12 @@ impl Pending {
         }
     }
 
+    /// A time up to which a shard's log is complete: that of its last batch.
+    fn last_timestamp(&self, shard: usize) -> Hlc {
+        let last = self.shards[shard].back();
+        last.map_or(self.mark.timestamp, |batch| batch.timestamp)
+    }
+
     /// Takes out everything up to a time, and returns the cut that it ends at.
     fn take(&mut self, until: Hlc) -> Mark {
         for (shard, batches) in self.shards.iter_mut().enumerate() {
@@ -160,17 +166,27 @@ impl Store {
         Ok(seqs)
     }
 
-    /// Shows readers everything up to `committed`, if all of it is here: `seqs` are, per shard, the
-    /// last sequences that it may reach. Returns whether it was.
+    /// Shows readers what is here of the cut at `committed`: `seqs` are, per shard, the last sequences
+    /// that it may reach. Returns whether all of it is here.
+    ///
+    /// A shard that lacks some of it has everything up to its own last batch, because versions rise in
+    /// every log: the cut at the earliest such time is whole. Showing that one and not waiting for the
+    /// last is what lets a follower that is far behind flush, and so take more.
     pub fn commit_shipped(&self, committed: Hlc, seqs: &[u64]) -> bool {
-        let here = seqs.len() == self.logs.len()
-            && self
-                .logs
-                .iter()
-                .zip(seqs)
-                .all(|(log, seq)| log.last_seq() >= *seq);
-        if here && committed > self.watermarks.visible() {
-            let mark = self.pending.lock().take(committed);
+        if seqs.len() != self.logs.len() {
+            return false;
+        }
+        let mut pending = self.pending.lock();
+        let (mut until, mut here) = (committed, true);
+        for (shard, (log, seq)) in self.logs.iter().zip(seqs).enumerate() {
+            if log.last_seq() < *seq {
+                here = false;
+                until = until.min(pending.last_timestamp(shard));
+            }
+        }
+        if until > self.watermarks.visible() {
+            let mark = pending.take(until);
+            drop(pending);
             if mark.timestamp > self.watermarks.visible() {
                 self.watermarks.publish_to(&mark);
                 self.watermarks.commit_to(&mark);
@@ -178,6 +194,14 @@ impl Store {
             }
         }
         here
+    }
+
+    /// Whether memtables wait for their flush, and the oldest of them must wait for a commit.
+    pub fn flush_waits_for_commit(&self) -> bool {
+        let committed = self.watermarks.committed();
+        let view = self.view.read();
+        let oldest = view.sealed.last();
+        oldest.is_some_and(|sealed| !sealed.cut.is_within(&committed))
     }
 
     /// Where each shard's log ends.

@@ -187,6 +187,9 @@ impl Dataset {
             (Role::Following(pursuer, _), Part::Pursuer) => {
                 pursuer.feed(now, wires, follower::Event::Frame(conn, message));
                 if let Some(promise) = pursuer.take_promise() {
+                    // Whoever it lent its log to can no longer win, and the log may be cut now.
+                    self.lender = None;
+                    close_all(now, wires, &self.identity.dataset, Part::Lender);
                     self.vote(now, wires, voter::Event::Learned(promise));
                 }
                 if self.identity.lineage == Lineage::default() {
@@ -345,6 +348,7 @@ impl Dataset {
             self.source.promise(promise)?;
         }
         self.lender = None;
+        close_all(now, wires, &self.identity.dataset, Part::Lender);
         match &mut self.role {
             Role::Leading(..) => {}
             Role::Following(pursuer, _) => {

@@ -9,6 +9,7 @@ use crate::error::{Error, Reason, Result};
 use crate::ids::{Lineage, NodeId, Promise, ShardEnd};
 use crate::leader::{NO_CLAIM, common_version};
 use crate::message::{AckEntry, Message, Purpose, Verdict, Welcome};
+use crate::store::Times;
 
 /// What is settled of each shard while both sides agree.
 #[derive(Debug, Default)]
@@ -37,7 +38,9 @@ impl Follower {
         let admitted = match self.options.purpose {
             Purpose::Fetch => lends && welcome.epoch == promise.epoch,
             Purpose::Follow | Purpose::Control => {
-                !lends && promise.admits(welcome.epoch, welcome.node)
+                // A promise of this very epoch to another binds only while that one may still win.
+                let won = welcome.sole && welcome.epoch == promise.epoch;
+                !lends && (won || promise.admits(welcome.epoch, welcome.node))
             }
         };
         let known = ours == Lineage::default() || ours == welcome.lineage;
@@ -68,7 +71,14 @@ impl Follower {
             unreachable!("the welcome is kept there");
         };
         let here = self.here.as_ref().expect("it was looked up for the hello");
-        if here.promise.epoch < welcome.epoch {
+        let is_bound = match self.options.purpose {
+            // The epoch that it fetches under is promised to itself.
+            Purpose::Fetch => here.promise.epoch == welcome.epoch,
+            Purpose::Follow | Purpose::Control => {
+                here.promise.epoch == welcome.epoch && here.promise.to == welcome.node
+            }
+        };
+        if !is_bound {
             let promise = Promise {
                 epoch: welcome.epoch,
                 to: welcome.node,
@@ -152,7 +162,7 @@ impl Follower {
         if !open.eq(verdicts.iter().map(Verdict::shard)) {
             return self.protocol(now, "verdicts on other shards than were asked");
         }
-        let (mut lower, mut pruned) = (Vec::new(), false);
+        let (mut lower, mut pruned) = (Vec::new(), None);
         for verdict in verdicts {
             let asked = agreement
                 .shards
@@ -174,14 +184,24 @@ impl Follower {
                 } if position < asked.end.position => {
                     lower.push((shard, position, leader));
                 }
-                Verdict::Pruned { .. } => pruned = true,
+                Verdict::Pruned {
+                    shard,
+                    first_available,
+                } => {
+                    let needed = asked.end.position.seq.saturating_add(1);
+                    pruned = Some(Error::Pruned {
+                        shard,
+                        needed,
+                        first_available,
+                    });
+                }
                 Verdict::Agreed { .. } | Verdict::Ends { .. } => {
                     return self.protocol(now, "a verdict that is not below the question");
                 }
             }
         }
-        if pruned {
-            self.ask_for_bundle(now);
+        if let Some(why) = pruned {
+            self.ask_for_bundle(now, why);
         } else if lower.is_empty() {
             self.agreed(now);
         } else {
@@ -205,7 +225,7 @@ impl Follower {
                     asked.end = end;
                     asks.push(end);
                 }
-                Err(Error::Pruned { .. }) => return self.ask_for_bundle(now),
+                Err(why @ Error::Pruned { .. }) => return self.ask_for_bundle(now, why),
                 Err(why) => return self.stop(now, why),
             }
         }
@@ -217,6 +237,16 @@ impl Follower {
         let State::Agreeing(agreement) = &mut self.state else {
             return;
         };
+        if std::mem::take(&mut self.misfits)
+            && let Some((shard, end)) = self.refused_at.take()
+        {
+            let why = Error::Pruned {
+                shard,
+                needed: end.saturating_add(1),
+                first_available: 0,
+            };
+            return self.ask_for_bundle(now, why);
+        }
         let here = self.here.as_ref().expect("it was looked up for the hello");
         let mut cuts = Vec::new();
         for (own, floor) in &here.shards {
@@ -239,7 +269,13 @@ impl Follower {
                 );
             }
             if to < floor.flushed {
-                return self.ask_for_bundle(now);
+                // What would have to be cut is in tables.
+                let why = Error::Pruned {
+                    shard: own.shard,
+                    needed: to + 1,
+                    first_available: floor.flushed + 1,
+                };
+                return self.ask_for_bundle(now, why);
             }
             cuts.push(Action::Cut(*own, asked.end));
         }
@@ -296,29 +332,19 @@ impl Follower {
             .collect();
         self.state = State::Following;
         self.backoff_ms = self.options.retry_ms.0;
-        // Everything known to be committed may be applied at once.
-        self.commit_due = true;
+        // A time belongs to the marks that came with it: those of another connection are gone.
+        self.times = Times::default();
         self.synced_ms = now.saturating_sub(self.options.sync_ms);
         self.told_ms = now.saturating_sub(self.options.ack_ms);
         self.actions
             .push_back(Action::Joined(self.leader_node, self.leader_name.clone()));
     }
 
-    /// Our log does not reach to where both agree: the leader sends its files.
-    fn ask_for_bundle(&mut self, now: u64) {
+    /// The logs do not reach to where both agree: the leader sends its files.
+    fn ask_for_bundle(&mut self, now: u64, why: Error) {
         if self.options.purpose == Purpose::Fetch {
             // A candidate without the log cannot lead: another one must.
-            let here = self.here.as_ref().expect("it was looked up for the hello");
-            let end = here.shards.first().map(|(end, _)| *end).unwrap_or_default();
-            let (shard, needed) = (end.shard, end.position.seq + 1);
-            return self.stop(
-                now,
-                Error::Pruned {
-                    shard,
-                    needed,
-                    first_available: 0,
-                },
-            );
+            return self.stop(now, why);
         }
         self.state = State::Asking;
         self.actions.push_back(Action::OpenSink);

@@ -54,13 +54,10 @@ impl Follower {
                 self.commit_due = true;
             }
             // Of its own bytes the log is silent here: what was shipped does not fit, so ask anew.
-            Err(
-                why @ Error::Log(
-                    strandline_wal::Error::Refused { .. } | strandline_wal::Error::Corrupt { .. },
-                ),
-            ) => {
-                self.fail(now, why);
+            Err(why @ Error::Log(strandline_wal::Error::Refused { .. })) => {
+                self.does_not_fit(now, shard, why);
             }
+            Err(why @ Error::Log(strandline_wal::Error::Corrupt { .. })) => self.fail(now, why),
             Err(why) => self.stop(now, why),
         }
     }
@@ -89,15 +86,23 @@ impl Follower {
                     stream.unsynced = true;
                 }
             }
-            Err(
-                why @ Error::Log(
-                    strandline_wal::Error::Refused { .. } | strandline_wal::Error::Corrupt { .. },
-                ),
-            ) => {
-                self.fail(now, why);
+            Err(why @ Error::Log(strandline_wal::Error::Refused { .. })) => {
+                self.does_not_fit(now, shard, why);
             }
+            Err(why @ Error::Log(strandline_wal::Error::Corrupt { .. })) => self.fail(now, why),
             Err(why) => self.stop(now, why),
         }
+    }
+
+    /// The store refuses what continues its log. Once that may be a frame that got lost; at the same
+    /// place again it is the files: a node that led ended a segment there which the leader's log goes
+    /// on with, and its first batch behind it was cut or lost. Asking anew would be refused for ever.
+    fn does_not_fit(&mut self, now: u64, shard: ShardId, why: Error) {
+        let received = self.streams.get(&shard).map(|s| s.ack.received);
+        let at = received.map(|seq| (shard, seq));
+        self.misfits |= at.is_some() && self.refused_at == at;
+        self.refused_at = at;
+        self.fail(now, why);
     }
 
     pub(super) fn marks(&mut self, now: u64, tick: Tick) {
@@ -175,7 +180,10 @@ impl Follower {
 
     pub(super) fn flush(&mut self, now: u64, room: u64) {
         if let Some(granted) = match self.state {
-            State::Following | State::Receiving(_) => self.grantor.grant(room),
+            State::Following => self.grantor.grant(room),
+            // A bundle is staged beside the store and then replaces it: a store that is full of what
+            // it cannot use has as much room for one as any other.
+            State::Receiving(_) => self.grantor.grant(u64::MAX),
             _ => None,
         } {
             self.send(now, Message::Credit { granted });

@@ -67,6 +67,7 @@ fn welcome(verdicts: Vec<Verdict>) -> Welcome {
         lineage: LINEAGE,
         name: "a".to_owned(),
         verdicts,
+        sole: false,
     }
 }
 
@@ -651,6 +652,143 @@ fn a_bundle_is_taken_in_order_within_its_lengths() {
     assert!(
         matches!(&actions[..], [Action::Send(_, Message::Ends(asked))] if *asked == [end(5, 99)])
     );
+}
+
+/// A follower whose memtables wait for records that it will get by bundle only never had room for it.
+#[test]
+fn a_bundle_needs_no_room_in_the_store_that_it_replaces() {
+    let mut follower = in_state("receiving");
+    // As if no credit had been given yet.
+    follower.grantor = Grantor::new(follower.options.window);
+    let actions = feed(&mut follower, Event::Flush(0));
+    let [Action::Send(CONN, Message::Credit { granted })] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(granted, follower.options.window);
+    let mut follower = in_state("following");
+    follower.grantor = Grantor::new(follower.options.window);
+    assert!(
+        feed(&mut follower, Event::Flush(0)).is_empty(),
+        "a log does"
+    );
+}
+
+/// It promised the epoch to a candidate that gave up, and another one won it by the promises of the
+/// rest. It refused the winner until there was a later epoch, though the first could not win any more.
+#[test]
+fn a_promise_to_a_candidate_that_lost_does_not_keep_the_winner_away() {
+    let bound = || {
+        let to = NodeId([8; 16]);
+        let promise = Promise { epoch: EPOCH, to };
+        Here { promise, ..here() }
+    };
+    for sole in [false, true] {
+        let mut follower = greeting(bound());
+        let welcome = Welcome {
+            sole,
+            ..welcome(vec![agreed(4, 10)])
+        };
+        let actions = frame(&mut follower, Message::Welcome(welcome));
+        if !sole {
+            assert!(matches!(
+                closed(&actions),
+                Some(Error::Refused {
+                    reason: Reason::StaleEpoch,
+                    ..
+                })
+            ));
+            continue;
+        }
+        // From now on the promise is the winner's: the loser gets none again.
+        let [Action::Promise(promise)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!((promise.epoch, promise.to), (EPOCH, LEADER));
+        feed(&mut follower, Event::Promised(Ok(())));
+        assert!(matches!(follower.state, State::Following));
+    }
+}
+
+/// A node that led had ended a segment where its first batch was cut: the logs agreed, the files did
+/// not, and every connection began with the same refusal.
+#[test]
+fn bytes_that_are_refused_at_the_same_place_again_are_replaced_by_a_bundle() {
+    let mut follower = in_state("following");
+    for is_again in [false, true] {
+        let (log, at) = (Default::default(), Position::default());
+        let (what, expected, found) = ("segment", String::new(), String::new());
+        let refused = strandline_wal::Error::Refused {
+            log,
+            at,
+            what,
+            expected,
+            found,
+        };
+        let actions = feed(&mut follower, Event::Appended(S0, Err(Error::Log(refused))));
+        assert!(closed(&actions).is_some());
+        follower.handle(1_000_000, Event::Tick);
+        assert!(matches!(follower.poll_action(), Some(Action::Connect(_))));
+        feed(&mut follower, Event::Connecting(CONN));
+        let promise = Promise {
+            epoch: EPOCH,
+            to: LEADER,
+        };
+        let here = Here { promise, ..here() };
+        feed(&mut follower, Event::Opened(CONN, here));
+        let welcome = Message::Welcome(welcome(vec![agreed(4, 10)]));
+        let actions = frame(&mut follower, welcome);
+        let asks = matches!(actions[..], [Action::OpenSink]);
+        assert_eq!(asks, is_again, "{actions:?}");
+    }
+}
+
+/// The time of a cut that an earlier leader told says nothing of the marks of the next one.
+#[test]
+fn what_was_committed_on_another_connection_is_not_committed_by_joining() {
+    let mut follower = in_state("following");
+    let tick = Tick {
+        epoch: EPOCH,
+        wall_ms: 1,
+        times: Times {
+            closed: Hlc(9),
+            committed: Hlc(9),
+        },
+        marks: vec![TickMark {
+            shard: S0,
+            written: 20,
+            committed: 20,
+        }],
+    };
+    let commits = |actions: &[Action]| {
+        let told = actions.iter().filter_map(|action| match action {
+            Action::Commit(marks, times) => Some((marks[0].seq, times.committed)),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    frame(&mut follower, Message::Tick(tick));
+    let actions = feed(&mut follower, Event::Flush(1 << 20));
+    assert_eq!(commits(&actions), [(20, Hlc(9))]);
+    let gone = Error::unreachable("a", "test");
+    feed(&mut follower, Event::Closed(CONN, gone));
+    follower.handle(60_000, Event::Tick);
+    assert!(matches!(follower.poll_action(), Some(Action::Connect(_))));
+    feed(&mut follower, Event::Connecting(CONN));
+    let mut here = here();
+    here.promise = Promise {
+        epoch: EPOCH,
+        to: LEADER,
+    };
+    feed(&mut follower, Event::Opened(CONN, here));
+    frame(
+        &mut follower,
+        Message::Welcome(welcome(vec![agreed(4, 10)])),
+    );
+    assert!(matches!(follower.state, State::Following));
+    follower.handle(60_000, Event::Flush(1 << 20));
+    let mut actions: Vec<Action> = std::iter::from_fn(|| follower.poll_action()).collect();
+    actions.extend(feed(&mut follower, Event::Synced(S0, Ok(10))));
+    assert_eq!(commits(&actions), []);
 }
 
 #[test]

@@ -17,6 +17,9 @@ pub struct LeaderOptions {
     pub policy: Policy,
     /// Which acks writers wait for.
     pub wants: Wants,
+    /// Whether nobody else can have won the epoch: more than half of a fixed list promised it to this
+    /// node.
+    pub sole: bool,
     /// A tick goes out at least this often, in milliseconds.
     pub heartbeat_ms: u64,
     /// A follower that is silent for longer is dropped, in milliseconds.
@@ -34,6 +37,7 @@ impl Default for LeaderOptions {
         LeaderOptions {
             policy: Policy::default(),
             wants: Wants::default(),
+            sole: false,
             heartbeat_ms: 1_000,
             silence_ms: 10_000,
             install_ms: 600_000,

@@ -519,6 +519,67 @@ fn a_committed_mark_goes_out_at_once_where_no_data_carries_it() {
     assert_eq!(ticks(&feed(&mut leader, 0, Event::Ship)), None);
 }
 
+/// A frame of Data has the mark of one shard, and a committed time is a cut through all of them: told
+/// with the first frame, it made a follower show a cut without what the second one brought.
+#[test]
+fn a_committed_time_waits_for_the_marks_of_all_shards() {
+    let s1 = ShardId(1);
+    let (serving, options) = (fresh().serving, LeaderOptions::default());
+    let mut leader = Leader::new(serving, options, &[S0, s1]);
+    let marks = |leader: &mut Leader, committed: u64| {
+        let marks = Marks {
+            written: committed,
+            durable: committed,
+            committed,
+        };
+        let times = Times {
+            closed: strandline_wal::Hlc(committed),
+            committed: strandline_wal::Hlc(committed),
+        };
+        feed(
+            leader,
+            0,
+            Event::Marks(vec![(S0, marks), (s1, marks)], times),
+        );
+    };
+    let told = |actions: Vec<Action>| {
+        let times = actions.iter().filter_map(|action| match action {
+            Action::Ship { shard, times, .. } => Some((Some(*shard), times.committed.0)),
+            Action::Send(_, Message::Tick(tick)) => Some((None, tick.times.committed.0)),
+            _ => None,
+        });
+        times.collect::<Vec<_>>()
+    };
+    marks(&mut leader, 10);
+    let mut hello = hello(2, 0);
+    hello.ends.push(ShardEnd::empty(s1));
+    frame(&mut leader, Message::Hello(hello));
+    let both = [S0, s1].map(|shard| Verdict::Agreed {
+        shard,
+        position: Position::default(),
+        segment: 1,
+        at: 0,
+    });
+    feed(&mut leader, 0, Event::Judged(CONN, Ok(both.to_vec())));
+    frame(&mut leader, Message::Credit { granted: 1_000 });
+    assert_eq!(
+        told(feed(&mut leader, 0, Event::Ship)),
+        [(Some(S0), 0)],
+        "no mark of the other shard was told yet"
+    );
+    feed(&mut leader, 0, Event::Shipped(CONN, S0, 100));
+    assert_eq!(told(feed(&mut leader, 0, Event::Ship)), [(Some(s1), 10)]);
+    feed(&mut leader, 0, Event::Shipped(CONN, s1, 100));
+    feed(&mut leader, 0, Event::AtTail(CONN, s1));
+    marks(&mut leader, 20);
+    assert_eq!(told(feed(&mut leader, 0, Event::Ship)), [(Some(S0), 10)]);
+    feed(&mut leader, 0, Event::Shipped(CONN, S0, 100));
+    // Where no Data of the other shard follows, a tick tells the rest.
+    feed(&mut leader, 0, Event::AtTail(CONN, S0));
+    feed(&mut leader, 0, Event::AtTail(CONN, s1));
+    assert_eq!(told(feed(&mut leader, 0, Event::Ship)), [(None, 20)]);
+}
+
 #[test]
 fn a_bundle_is_sent_in_pieces_within_the_credit_and_ended() {
     let mut leader = in_state("sending");

@@ -62,6 +62,8 @@ pub struct Welcome {
     pub name: String,
     /// On the ends of the hello.
     pub verdicts: Vec<Verdict>,
+    /// More than half of a fixed list promised the epoch to it, so that nobody else can win it.
+    pub sole: bool,
 }
 
 /// Acks that someone waits for; the others come when it is convenient.

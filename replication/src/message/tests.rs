@@ -134,6 +134,7 @@ impl Seed {
                 lineage: Lineage(self.id()),
                 name: self.name(),
                 verdicts: self.list(Seed::verdict),
+                sole: self.below(2) == 1,
             }),
             "Refused" => Message::Refused(Refusal {
                 reason: Reason::of(1 + self.below(11) as u8).unwrap(),

@@ -365,7 +365,7 @@ impl<'a> Reader<'a> {
 
     fn welcome(&mut self) -> Result<Welcome, Wrong> {
         let (version, bits, name_len) = (self.u16()?, self.u8()?, self.u8()?);
-        if bits > 7 {
+        if bits > 15 {
             return Err(wrong("wanted acks", bits));
         }
         let wants = Wants {
@@ -373,6 +373,7 @@ impl<'a> Reader<'a> {
             durable: bits & 2 != 0,
             applied: bits & 4 != 0,
         };
+        let sole = bits & 8 != 0;
         let epoch = Epoch(self.u32()?);
         let (node, incarnation) = (NodeId(self.array()?), Incarnation(self.array()?));
         let (leader, lineage) = (LeaderId(self.array()?), Lineage(self.array()?));
@@ -390,6 +391,7 @@ impl<'a> Reader<'a> {
             lineage,
             name,
             verdicts,
+            sole,
         })
     }
 

@@ -231,6 +231,7 @@ impl Writer<'_> {
         let wants = welcome.wants;
         let bits =
             u8::from(wants.received) | u8::from(wants.durable) << 1 | u8::from(wants.applied) << 2;
+        let bits = bits | u8::from(welcome.sole) << 3;
         self.u16(welcome.version)
             .bytes(&[bits])
             .byte_len(welcome.name.len())
