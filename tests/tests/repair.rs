@@ -250,9 +250,10 @@ fn heal(
         let lost = pair.states[n]
             .iter()
             .filter(|(key, value)| found.get(*key) != Some(value));
+        let recovery = db.dataset("").map(|d| d.recovery());
+        let lost = lost.count();
         return Err(format!(
-            "another state: {} keys are not as they were",
-            lost.count()
+            "another state: {lost} keys are not as they were: {report:#?} {recovery:#?}"
         ));
     }
     if !follows {

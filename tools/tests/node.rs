@@ -283,3 +283,50 @@ fn addresses_that_cannot_be_are_named() {
     strandline(&["status", "/nowhere/at/all"]).exits(3);
     verb("follow", &a, &[]).exits(2);
 }
+
+#[test]
+fn a_damaged_node_is_repaired_from_the_leader_and_from_a_checkpoint() {
+    let bench = Bench::new();
+    let (a, b) = (bench.path("a"), bench.path("b"));
+    load(&a, 0, 3_000, "2");
+    let leader = serve(&a);
+    let follower = follow(&b, &leader.address);
+    wait_equal(&leader.address, &follower.address);
+    follower.stop();
+    let before = verb("scan", &b, &[]).exits(0).text().to_owned();
+    let segment = common::segments(&b).remove(0);
+    let hurt = || {
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[3_000] ^= 64;
+        std::fs::write(&segment, &bytes).unwrap();
+        let manifest = b.join("primary/manifest");
+        std::fs::write(&manifest, b"?").unwrap();
+        verb("verify", &b, &[]).exits(1);
+    };
+    hurt();
+    let said = verb("repair", &b, &["--from", &leader.address]).exits(0);
+    assert!(said.text().contains("it verifies"), "{}", said.text());
+    assert!(said.text().contains("mended"), "{}", said.text());
+    verb("verify", &b, &[]).exits(0);
+    assert_eq!(verb("scan", &b, &[]).exits(0).text(), before);
+    assert!(!bench.path("b.copy").exists());
+    leader.stop();
+    // A checkpoint of the other node does as well.
+    let copy = bench.path("copy");
+    verb("checkpoint", &a, &["--into", copy.to_str().unwrap()]).exits(0);
+    hurt();
+    let said = verb("repair", &b, &["--copy", copy.to_str().unwrap(), "--json"]).exits(0);
+    assert!(
+        said.json()["repair_count"].as_u64() > Some(0),
+        "{}",
+        said.text()
+    );
+    verb("verify", &b, &[]).exits(0);
+    assert_eq!(verb("scan", &b, &[]).exits(0).text(), before);
+    let said = verb("repair", &b, &["--copy", copy.to_str().unwrap()]).exits(0);
+    assert!(
+        said.text().contains("nothing was damaged"),
+        "{}",
+        said.text()
+    );
+}

@@ -3,6 +3,7 @@
 mod files;
 mod keys;
 mod node;
+mod repair;
 mod salvage;
 mod show;
 
@@ -54,6 +55,10 @@ enum Verb {
     Status(node::Status),
     /// Check every byte and name what is damaged
     Verify(show::Verify),
+    /// Make a checkpoint: an independent database that shares its files
+    Checkpoint(repair::Checkpoint),
+    /// Mend a damaged database by another node's copy of it
+    Repair(repair::Repair),
     /// Make a new database of everything that is good in a damaged one
     Salvage(salvage::Salvage),
     /// Watch a leader with two followers fail and recover, in under a minute
@@ -90,6 +95,8 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Promote(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
+        Verb::Checkpoint(verb) => verb.run(),
+        Verb::Repair(verb) => verb.run(),
         Verb::Salvage(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::DemoNode(verb) => verb.run(),
