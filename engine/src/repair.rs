@@ -3,13 +3,16 @@
 //! | Damaged | Taken from the copy |
 //! |---------|---------------------|
 //! | a segment | the batches that are damaged; they are the same bytes at the same offsets |
-//! | a table, or the manifest | all tables at the copy's position, and behind it this node's own log |
+//! | a table of a leader | what the copy says of the keys that the damaged blocks may have held |
+//! | the manifest, or a table of a follower | all tables at the copy's position, and behind it this node's own log |
 //! | the record of epochs, the identity | nothing: the node becomes another incarnation, whose old confirmations count no more |
 //!
-//! A table has no twin on another node, so its keys are never mended one by one: the state of the copy
-//! at one position, with everything that this node's log has behind that, is the state of this node.
-//! The new files stand beside the old ones until they are whole, and take their place in one step that a
-//! crash cannot halve. The copy is only read.
+//! A table has no twin on another node, so its blocks cannot be copied: a range of keys is replaced
+//! through all tables, by the copy's state of it at one position. New files stand beside the old ones
+//! until they are whole, and take their place in one step that a crash cannot halve. The copy is only
+//! read.
+
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -29,7 +32,7 @@ use crate::node::NodeIdentity;
 use crate::replica::bundle::{finish_install, install_dir, staging_dir};
 use crate::store::epoch::EpochFile;
 use crate::table::{BlockCache, OpenOptions, Table};
-use crate::verify::{Problem, recovery_plans, verify};
+use crate::verify::{Problem, plans_of, recovery_plans, verify};
 
 /// A segment that got bytes from the copy.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -47,8 +50,7 @@ pub struct RepairedDataset {
     pub id: DatasetId,
     /// Segments that were mended.
     pub segments: Vec<RepairedSegment>,
-    /// Damaged or missing tables, by file; where there are any, or the manifest was damaged, all were
-    /// replaced.
+    /// Damaged or missing tables, by file, whose keys were replaced.
     pub tables: Vec<PathBuf>,
     /// Whether manifest and tables are those of the copy now.
     pub is_replaced: bool,
@@ -158,6 +160,7 @@ struct Mending<'a> {
     /// Whether one slot is.
     is_slot_damaged: bool,
     ours: Segments,
+    copy_root: PathBuf,
     copy_dir: PathBuf,
     copy_region: PathBuf,
     copy: Manifest,
@@ -222,6 +225,7 @@ impl<'a> Mending<'a> {
             region,
             manifest,
             is_slot_damaged,
+            copy_root: copy.to_owned(),
             copy_dir,
             copy_region,
             copy: theirs,
@@ -255,8 +259,7 @@ impl<'a> Mending<'a> {
     }
 
     fn run(&mut self) -> Result<()> {
-        self.damaged_tables()?;
-        if self.manifest.is_none() || !self.done.tables.is_empty() {
+        if self.manifest.is_none() {
             return self.try_replace();
         }
         for (place, path) in self.ours.clone() {
@@ -266,14 +269,36 @@ impl<'a> Mending<'a> {
             let path = path_of(&self.region, place.0, place.1);
             self.mend_segment(place, &path)?;
         }
-        self.adopt_ends()?;
+        self.damaged_tables()?;
+        let is_unsure = Marks::inspect(self.disk(), &self.region)?.1;
+        if is_unsure || !self.done.tables.is_empty() {
+            self.adopt_ends()?;
+        }
         self.disk()
             .sync_dir(&self.region)
             .during("sync directory", &self.region)?;
+        if !self.done.tables.is_empty() {
+            if self.follows()? {
+                // It shows less than its log has: older versions, which the copy need not have.
+                return self.try_replace();
+            }
+            match self.mend_tables() {
+                Err(error) if error.is_corruption() => {
+                    self.done.notes.push(format!("not by key range: {error}"));
+                    return self.try_replace();
+                }
+                done => return done,
+            }
+        }
         if let Some(manifest) = self.manifest.as_ref().filter(|_| self.is_slot_damaged) {
             manifest.store(self.disk(), &files::manifest(&self.dir))?;
         }
         Ok(())
+    }
+
+    fn follows(&self) -> Result<bool> {
+        let epochs = EpochFile::read(self.disk(), &files::epoch(&self.dir))?;
+        Ok(epochs.epochs().follows)
     }
 
     /// Whether a check still finds damage, or recovery would cut a log: what it takes for a torn tail
@@ -358,11 +383,9 @@ impl<'a> Mending<'a> {
         Ok(missing)
     }
 
-    /// Where nobody knows any more how far this node's logs were durable, they go on as the copy's do.
+    /// Where nobody knows any more how far this node's logs were durable, and where they must reach as
+    /// far as the copy's, they go on as those do.
     fn adopt_ends(&mut self) -> Result<()> {
-        if !Marks::inspect(self.disk(), &self.region)?.1 {
-            return Ok(());
-        }
         loop {
             let plans = recovery_plans(self.root, &self.done.id, self.env)?;
             let mut next = None;
@@ -448,6 +471,10 @@ impl<'a> Mending<'a> {
         manifest.generation += 1;
         let disk = self.disk();
         manifest.store(disk, &files::manifest(&staging))?;
+        // Two logs of different histories do not join, whatever each is worth alone.
+        for plan in plans_of(self.env, &self.done.id, &staging, &manifest)? {
+            plan?;
+        }
         let from = files::epoch(&self.dir);
         let bytes = read_file(disk, &from, 1 << 20).during("read", &from)?;
         write(disk, &files::epoch(&staging), &bytes)?;

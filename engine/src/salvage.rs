@@ -152,7 +152,9 @@ pub fn salvage(from: &Path, to: &Path, env: &Env) -> Result<SalvageReport> {
     let dirs = found.iter().filter(|entry| entry.kind == FileKind::Dir);
     for id in dirs.filter_map(|entry| DatasetId::new(&entry.name).ok()) {
         if is_dataset(env, &files::dataset(from, &id))? {
-            report.datasets.push(Old::read(env, from, &id)?.save(to)?);
+            report
+                .datasets
+                .push(Remains::read(env, from, &id)?.save(to)?);
         }
     }
     if report.datasets.is_empty() {
@@ -165,23 +167,43 @@ pub fn salvage(from: &Path, to: &Path, env: &Env) -> Result<SalvageReport> {
     Ok(report)
 }
 
-/// A key range that lost a version up to `version_max`.
-struct Hole {
-    from: Vec<u8>,
-    to: Bound<Vec<u8>>,
-    version_max: Hlc,
+/// A range of names that lost versions up to `version_max`.
+#[derive(Clone, Debug)]
+pub(crate) struct Hole {
+    pub from: Vec<u8>,
+    pub to: Bound<Vec<u8>>,
+    pub version_max: Hlc,
 }
 
 impl Hole {
-    fn hides(&self, name: &[u8], version: Hlc) -> bool {
+    /// Whether a name lies in the range.
+    pub fn has(&self, name: &[u8]) -> bool {
         let is_below = match &self.to {
             Bound::Unbounded => true,
             Bound::Included(to) => name <= &to[..],
             Bound::Excluded(to) => name < &to[..],
         };
-        version <= self.version_max && *self.from <= *name && is_below
+        *self.from <= *name && is_below
+    }
+
+    /// Whether a version of a name may have been followed by one that is lost here.
+    fn hides(&self, name: &[u8], version: Hlc) -> bool {
+        version <= self.version_max && self.has(name)
+    }
+
+    /// Whether two ranges have a name in common.
+    pub fn meets(&self, other: &Hole) -> bool {
+        let starts_before_end = |a: &Hole, b: &Hole| match &b.to {
+            Bound::Unbounded => true,
+            Bound::Included(to) => a.from <= *to,
+            Bound::Excluded(to) => a.from < *to,
+        };
+        starts_before_end(self, other) && starts_before_end(other, self)
     }
 }
+
+/// Takes a name, its version and its value.
+type Give<'f> = dyn FnMut(&[u8], Hlc, &[u8]) -> Result<()> + 'f;
 
 /// What a log says of a name.
 struct Logged {
@@ -191,11 +213,14 @@ struct Logged {
     is_last: bool,
 }
 
-/// What is left of a dataset.
-struct Old<'a> {
+/// What is left of a dataset: everything that its intact chunks and batches say.
+pub(crate) struct Remains<'a> {
     env: &'a Env,
     id: DatasetId,
+    /// Where the values are that tables point to.
     region: PathBuf,
+    /// Where the logs are.
+    logs: PathBuf,
     manifest: Option<Manifest>,
     keyspaces: BTreeMap<u32, String>,
     tables: Vec<Arc<Table>>,
@@ -207,8 +232,18 @@ struct Old<'a> {
     notes: Vec<String>,
 }
 
-impl<'a> Old<'a> {
-    fn read(env: &'a Env, root: &Path, id: &DatasetId) -> Result<Old<'a>> {
+impl<'a> Remains<'a> {
+    pub fn read(env: &'a Env, root: &Path, id: &DatasetId) -> Result<Remains<'a>> {
+        Remains::read_with_logs(env, root, id, None)
+    }
+
+    /// As [`Remains::read`], with the logs of another directory, which go on where these tables end.
+    pub fn read_with_logs(
+        env: &'a Env,
+        root: &Path,
+        id: &DatasetId,
+        logs: Option<&Path>,
+    ) -> Result<Remains<'a>> {
         let dir = files::dataset(root, id);
         let mut notes = Vec::new();
         let manifest = match Slots::load(env.disk.as_ref(), &files::manifest(&dir)) {
@@ -226,9 +261,10 @@ impl<'a> Old<'a> {
             None => region_in(env, &dir)?,
         };
         let keyspaces = manifest.iter().flat_map(|m| m.keyspaces.iter().cloned());
-        let mut old = Old {
+        let mut old = Remains {
             env,
             id: id.clone(),
+            logs: logs.unwrap_or(&region).to_owned(),
             region,
             keyspaces: keyspaces.collect(),
             manifest,
@@ -247,11 +283,11 @@ impl<'a> Old<'a> {
     }
 
     fn read_logs(&mut self) {
-        let found = segments_in(self.env, &self.region);
-        let marks = Marks::inspect(self.env.disk.as_ref(), &self.region);
+        let found = segments_in(self.env, &self.logs);
+        let marks = Marks::inspect(self.env.disk.as_ref(), &self.logs);
         let (marks, is_unsure) = marks.unwrap_or((Vec::new(), true));
         if is_unsure {
-            let path = self.region.join(strandline_wal::marks::FILE_NAME);
+            let path = self.logs.join(strandline_wal::marks::FILE_NAME);
             self.notes.push(format!(
                 "{}: damaged or absent; whether the logs had later records is not known",
                 path.display()
@@ -424,7 +460,7 @@ impl<'a> Old<'a> {
         }
         let db = options.open_with(to, self.env.clone())?;
         let mut new = Target::new(&db, self.id.as_str(), &self.keyspaces)?;
-        self.copy(&mut new)?;
+        self.for_each(&mut |name, _, value| new.put(name, value))?;
         let key_count = new.finish()?;
         db.flush()?;
         db.close()?;
@@ -437,8 +473,9 @@ impl<'a> Old<'a> {
         })
     }
 
-    /// Merges tables and logs by name, newest version first.
-    fn copy(&mut self, new: &mut Target) -> Result<()> {
+    /// Gives every name with its newest version, in order, where nothing newer can be lost. Merges
+    /// tables and logs.
+    pub fn for_each(&mut self, give: &mut Give<'_>) -> Result<()> {
         let mut cursors: Vec<IntactCursor> = self.tables.iter().map(IntactCursor::new).collect();
         let head = |cursor: &IntactCursor, n: usize| {
             let key = cursor.entry()?.key();
@@ -463,7 +500,7 @@ impl<'a> Old<'a> {
                 if newest.is_some_and(|(_, version, _)| *version > entry.version) {
                     continue;
                 }
-                self.save_logged(new, &name, &entry)?;
+                self.give_logged(give, &name, &entry)?;
                 done = Some(name);
                 continue;
             }
@@ -472,7 +509,7 @@ impl<'a> Old<'a> {
             };
             if done.as_ref() != Some(&name) {
                 let cursor = cursors[n].entry().expect("its head was taken");
-                self.save_entry(new, &name, version, cursor)?;
+                self.give_entry(give, &name, version, cursor)?;
                 done = Some(name);
             }
             cursors[n].advance();
@@ -480,11 +517,22 @@ impl<'a> Old<'a> {
         }
     }
 
+    /// Whether records are lost that no table has.
+    pub fn is_log_damaged(&self) -> bool {
+        let is_records = |lost: &Lost| matches!(lost.what, LostWhat::Records { .. });
+        self.lost.iter().any(is_records)
+    }
+
+    /// The ranges of names that are lost.
+    pub fn holes(&self) -> &[Hole] {
+        &self.holes
+    }
+
     fn is_hidden(&self, name: &[u8], version: Hlc) -> bool {
         self.holes.iter().any(|hole| hole.hides(name, version))
     }
 
-    fn save_logged(&mut self, new: &mut Target, name: &[u8], entry: &Logged) -> Result<()> {
+    fn give_logged(&mut self, give: &mut Give<'_>, name: &[u8], entry: &Logged) -> Result<()> {
         if !entry.is_last && self.is_hidden(name, entry.version) {
             return Ok(());
         }
@@ -493,7 +541,7 @@ impl<'a> Old<'a> {
         };
         let path = self.segments[place.segment].clone();
         match self.value(&path, place.at, place.len, place.crc) {
-            Ok(value) => new.put(name, &value),
+            Ok(value) => give(name, entry.version, &value),
             Err(error) => {
                 self.lose_name(&path, &error, name, entry.version);
                 Ok(())
@@ -501,9 +549,9 @@ impl<'a> Old<'a> {
         }
     }
 
-    fn save_entry(
+    fn give_entry(
         &mut self,
-        new: &mut Target,
+        give: &mut Give<'_>,
         name: &[u8],
         version: Hlc,
         cursor: &TableCursor,
@@ -513,11 +561,11 @@ impl<'a> Old<'a> {
         }
         match cursor.value() {
             ValueSource::Absent => Ok(()),
-            ValueSource::Bytes(bytes) => new.put(name, bytes),
+            ValueSource::Bytes(bytes) => give(name, version, bytes),
             ValueSource::Pointer(pointer) => {
                 let path = path_of(&self.region, pointer.shard, pointer.file);
                 match self.pointed(&path, &pointer) {
-                    Ok(value) => new.put(name, &value),
+                    Ok(value) => give(name, version, &value),
                     Err(error) => {
                         self.lose_name(&path, &error, name, version);
                         Ok(())

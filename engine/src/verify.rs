@@ -70,7 +70,7 @@ pub fn recovery_plans(
 }
 
 /// Plans the recovery of every log. Nothing is taken for granted because it is in tables.
-fn plans_of(
+pub(crate) fn plans_of(
     env: &Env,
     id: &DatasetId,
     dir: &Path,

@@ -33,6 +33,12 @@ struct Pair {
 
 impl Pair {
     fn new(rng: &mut Rng) -> Pair {
+        let count = rng.within(200, 700);
+        Pair::with(rng, 120, count)
+    }
+
+    /// A pair that holds so many keys after so many writes.
+    fn with(rng: &mut Rng, key_count: usize, count: usize) -> Pair {
         let options = Options {
             router: ShardRouter::hash(rng.within(1, 3) as u16).unwrap(),
             large_value_len_min: 512,
@@ -70,9 +76,8 @@ impl Pair {
         };
         let map = dbs[0].keyspace("map").unwrap();
         let mut history = Vec::new();
-        let count = rng.within(200, 700);
         for n in 0..count {
-            let key = format!("key-{:03}", rng.below(120)).into_bytes();
+            let key = format!("key-{:03}", rng.below(key_count)).into_bytes();
             let value = (!rng.percent(12)).then(|| {
                 let len = if rng.percent(10) {
                     rng.below(4_000)
@@ -103,6 +108,12 @@ impl Pair {
         let is_caught_up = rng.percent(70);
         if is_caught_up {
             run(&mut nodes, 2_500);
+            if key_count > 500 {
+                // Tables of the same keys on both.
+                for db in &dbs {
+                    db.dataset("").unwrap().compact().unwrap();
+                }
+            }
         }
         let states = [0, 1].map(|n: usize| state(&dbs[n]).unwrap());
         drop((nodes, map, follower));
@@ -124,13 +135,7 @@ impl Pair {
     /// A machine with one node's files at `/db` and the other's at `/copy`.
     fn joined(&self, n: usize, copy: &SimEnv) -> SimEnv {
         let machine = fork(&self.machines[n]);
-        for (path, bytes) in copy.disk.files() {
-            let path = Path::new("/copy").join(path.strip_prefix("/db").unwrap());
-            machine.disk.create_dir_all(path.parent().unwrap()).unwrap();
-            let file = machine.disk.create(&path).unwrap();
-            file.write_at(&bytes, 0).unwrap();
-        }
-        machine.disk.settle();
+        copy_into(&machine, copy);
         machine
     }
 
@@ -148,6 +153,17 @@ impl Pair {
             state == *found
         })
     }
+}
+
+/// Puts a node's files at `/copy` of another machine.
+fn copy_into(machine: &SimEnv, copy: &SimEnv) {
+    for (path, bytes) in copy.disk.files() {
+        let path = Path::new("/copy").join(path.strip_prefix("/db").unwrap());
+        machine.disk.create_dir_all(path.parent().unwrap()).unwrap();
+        let file = machine.disk.create(&path).unwrap();
+        file.write_at(&bytes, 0).unwrap();
+    }
+    machine.disk.settle();
 }
 
 fn fork(machine: &SimEnv) -> SimEnv {
@@ -303,6 +319,79 @@ fn a_damaged_node_is_healed_by_its_peer() {
     ] {
         assert!(tally.count(what) > 0, "no {what} in all of the run");
     }
+}
+
+/// Both nodes are damaged, each in another file: each has what the other needs, and both heal.
+#[test]
+fn damage_on_both_in_different_places_heals_on_both() {
+    let base = seed::base(77);
+    let mut tally = Tally::default();
+    for round in 0..seed::count(25, 400) {
+        let seed = base + round;
+        let mut rng = Rng::new(seed);
+        let pair = Pair::with(&mut rng, 900, 2_500);
+        if !pair.is_caught_up {
+            continue;
+        }
+        let files = pair.machines[0].disk.files();
+        let shared: Vec<&PathBuf> = files
+            .iter()
+            .filter(|(path, _)| path.extension().is_some_and(|e| e == "seg"))
+            .filter(|(path, bytes)| pair.machines[1].disk.files().get(*path) == Some(bytes))
+            .map(|(path, _)| path)
+            .collect();
+        let hurt = [fork(&pair.machines[0]), fork(&pair.machines[1])];
+        let mut damages = Vec::new();
+        let places = [
+            700 + rng.below(2_000) as u64,
+            9_000 + rng.below(20_000) as u64,
+        ];
+        let (mut any, mut has_tables) = (false, false);
+        if let Some(path) = shared.first().filter(|path| files[**path].len() > 40_000) {
+            // One segment, two places.
+            for (machine, at) in hurt.iter().zip(places) {
+                machine.disk.rot(path, at, 1).unwrap();
+                damages.push(format!("{}: flip at {at}", path.display()));
+                any = true;
+            }
+        }
+        // Tables hold their keys in order: one node's first block, the other's last.
+        let tables = |machine: &SimEnv| -> Vec<PathBuf> {
+            let files = machine.disk.files().into_iter();
+            let is_table = |path: &Path| path.extension().is_some_and(|e| e == "tbl");
+            let tables = files.filter(|(path, bytes)| is_table(path) && bytes.len() > 45_000);
+            tables.map(|(path, _)| path).collect()
+        };
+        if let (Some(a), Some(b)) = (tables(&hurt[0]).first(), tables(&hurt[1]).first()) {
+            hurt[0].disk.rot(a, 2_000, 1).unwrap();
+            hurt[1].disk.rot(b, 42_000, 1).unwrap();
+            damages.push(format!("{} at 2000, {} at 42000", a.display(), b.display()));
+            has_tables = true;
+        }
+        tally.add("pairs of tables", has_tables.into());
+        if !any && !has_tables {
+            continue;
+        }
+        for machine in &hurt {
+            machine.disk.settle();
+        }
+        let joined = |n: usize, copy: &SimEnv| {
+            let machine = fork(&hurt[n]);
+            copy_into(&machine, copy);
+            machine
+        };
+        let mut copy = hurt[1].clone();
+        for n in [0, 1] {
+            let machine = joined(n, &copy);
+            heal(&pair, n, &machine, &damages, &mut tally)
+                .unwrap_or_else(|e| panic!("STRANDLINE_SEED={seed}: node {n}: {damages:?}: {e}"));
+            machine.disk.remove_dir_all(Path::new("/copy")).unwrap();
+            copy = machine;
+        }
+        tally.add("pairs healed", 1);
+    }
+    println!("repair of both: base seed {base}, {}", tally.line());
+    assert!(tally.count("pairs healed") > 0 && tally.count("pairs of tables") > 0);
 }
 
 /// The same place of a segment is damaged on both: the repair changes nothing there and says so, and
