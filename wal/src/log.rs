@@ -286,6 +286,10 @@ impl Segment {
         self.write_out()?;
         let at = sealed.footer.data_len;
         let end = at + sealed.bytes.len() as u64;
+        assert!(
+            end <= at + Footer::len_max(at),
+            "the file was made with room for its footer"
+        );
         write_all_at(self.file.as_ref(), &sealed.bytes, at).during("write", &self.path)?;
         self.file.set_len(end).during("set length of", &self.path)?;
         *self.written.lock() = end;

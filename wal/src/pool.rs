@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::error::{IoContext, Result};
 use crate::io::{Access, Env, File};
 use crate::log::Segment;
+use crate::segment::Footer;
 use crate::writer::fill_zeros;
 
 /// Spares kept for one database.
@@ -34,6 +35,11 @@ struct Spare {
     len: u64,
 }
 
+/// Bytes that a segment of such a capacity takes with its footer.
+fn room(capacity: u64) -> u64 {
+    capacity + Footer::len_max(capacity)
+}
+
 /// Whether a file name is a spare's: left over by a crash, to be removed.
 pub fn is_spare_name(name: &str) -> bool {
     name.strip_prefix(PREFIX)
@@ -50,7 +56,8 @@ impl Pool {
         }
     }
 
-    /// A file in `dir` with at least `capacity` allocated bytes that is nobody else's.
+    /// A file in `dir` with at least `capacity` allocated bytes, and those of a footer behind them, that
+    /// is nobody else's: once it is begun, a segment meets no full disk.
     pub(crate) fn take(&self, dir: &Path, capacity: u64) -> Result<(PathBuf, Arc<dyn File>)> {
         let spare = {
             let mut spares = self.spares.lock();
@@ -84,7 +91,7 @@ impl Pool {
             .disk
             .open(path, Access::Write)
             .during("open", path)?;
-        fill_zeros(file.as_ref(), spare.len, capacity).during("allocate", path)?;
+        fill_zeros(file.as_ref(), spare.len, room(capacity)).during("allocate", path)?;
         Ok(file)
     }
 
@@ -92,7 +99,7 @@ impl Pool {
         let name = format!("{PREFIX}{:016x}{SUFFIX}", self.env.random.next_u64());
         let path = dir.join(name);
         let file = self.env.disk.create(&path).during("create", &path)?;
-        if let Err(error) = fill_zeros(file.as_ref(), 0, capacity) {
+        if let Err(error) = fill_zeros(file.as_ref(), 0, room(capacity)) {
             drop(file);
             // The first failure is the one to report; the file is removed at the next open anyway.
             let _ = self.env.disk.remove(&path);

@@ -321,6 +321,12 @@ pub struct Footer {
 }
 
 impl Footer {
+    /// Most bytes that the footer of a segment with such a capacity takes.
+    pub fn len_max(capacity: u64) -> u64 {
+        let index_len = 16 * (capacity / INDEX_STEP + 1);
+        (3 * 8 + SUMMARY_LEN + 32 + TRAILER_LEN) as u64 + index_len
+    }
+
     /// The stored bytes, sections and trailer.
     pub fn encode(&self, nonce: u32) -> Vec<u8> {
         let mut summary = Vec::with_capacity(SUMMARY_LEN);

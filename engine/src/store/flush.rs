@@ -247,6 +247,10 @@ impl Store {
             // Old or new: nobody can tell which one the disk has now. Everything that either names is
             // still there; the next one must not pass for the one that failed.
             stored.generation = manifest.generation;
+            let known: Vec<u64> = stored.tables().map(|t| t.identity.number).collect();
+            let new = manifest.tables().map(|table| table.identity.number);
+            let mut orphans = self.orphans.lock();
+            orphans.extend(new.filter(|number| !known.contains(number)));
             let error = crate::error::Error::from(error);
             if !error.is_no_space() {
                 self.stop(error.clone());
@@ -254,6 +258,10 @@ impl Store {
             return Err(error);
         }
         *stored = manifest;
+        for number in std::mem::take(&mut *self.orphans.lock()) {
+            // No stored manifest can name it any more. What cannot be removed goes at the next open.
+            let _ = disk.remove(&files::table(&self.dir, number));
+        }
         let mut view = self.view.write();
         let mut next = View::clone(&view);
         change_view(&mut next);

@@ -101,6 +101,8 @@ pub(crate) struct Store {
     view: RwLock<Arc<View>>,
     catalog: Catalog,
     manifest: Mutex<Manifest>,
+    /// Tables of manifests that could not be stored: one of those may be what the disk has.
+    orphans: Mutex<Vec<u64>>,
     flushing: Mutex<()>,
     compacting: Mutex<()>,
     pressure: Pressure,

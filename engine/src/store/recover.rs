@@ -133,6 +133,7 @@ impl Opening<'_> {
             view: RwLock::new(Arc::new(view)),
             catalog,
             manifest: Mutex::new(manifest),
+            orphans: Mutex::default(),
             flushing: Mutex::default(),
             compacting: Mutex::default(),
             pressure: Pressure::default(),
