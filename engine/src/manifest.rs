@@ -495,6 +495,10 @@ impl<'a> In<'a> {
 
     fn dataset(&mut self, manifest: &mut Manifest) -> Result<()> {
         let name = self.name("dataset name")?;
+        // The empty name stands for the first dataset in calls; a file says which it is of.
+        if name.is_empty() {
+            return Err(self.wrong("dataset name", "a name", "none".to_owned()));
+        }
         manifest.dataset = DatasetId::new(name)
             .map_err(|error| self.wrong("dataset name", error.expected, error.found))?;
         manifest.region = RegionId(self.u16()?);

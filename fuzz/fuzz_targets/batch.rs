@@ -1,4 +1,4 @@
-//! Fuzzes [`strandline_fuzz::batch`].
+//! Fuzzes the target `batch`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::batch(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::run("batch", bytes));

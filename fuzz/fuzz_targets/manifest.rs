@@ -1,4 +1,4 @@
-//! Fuzzes [`strandline_fuzz::manifest`].
+//! Fuzzes the target `manifest`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::manifest(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::run("manifest", bytes));

@@ -1,4 +1,4 @@
-//! Fuzzes [`strandline_fuzz::message`].
+//! Fuzzes the target `message`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::message(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::run("message", bytes));

@@ -1,4 +1,4 @@
-//! Fuzzes [`strandline_fuzz::segment`].
+//! Fuzzes the target `segment`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::segment(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::run("segment", bytes));

@@ -1,4 +1,4 @@
-//! Fuzzes [`strandline_fuzz::table`].
+//! Fuzzes the target `table`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::table(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| strandline_fuzz::run("table", bytes));

@@ -281,6 +281,9 @@ pub use parts::{
 
 /// Lowest and highest protocol version of this build.
 pub const VERSIONS: (u16, u16) = (1, 1);
+/// The highest epoch that is taken from a peer. A promise is durable, and the next leadership is one
+/// above it: a peer that asked for the last number there is would end all leading for ever.
+pub const EPOCH_MAX: Epoch = Epoch(u32::MAX >> 1);
 /// Longest text in a refusal, in bytes.
 pub const TEXT_LEN_MAX: usize = 512;
 /// Most files in one BundleFiles.

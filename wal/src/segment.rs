@@ -258,6 +258,8 @@ impl SegmentHeader {
         let name = bytes[at::DATASET..at::RESERVED].get(..name_len);
         let padding = bytes[at::DATASET..at::RESERVED].get(name_len..);
         let dataset = name
+            // The empty name stands for the first dataset in calls; a file always says which it is of.
+            .filter(|name| !name.is_empty())
             .filter(|_| padding.is_some_and(|p| p.iter().all(|b| *b == 0)))
             .and_then(|name| std::str::from_utf8(name).ok())
             .and_then(|name| DatasetId::new(name).ok())

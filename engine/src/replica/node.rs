@@ -214,7 +214,8 @@ impl Node {
         member.by_majority = !how.force && listed && needed > how.node_count / 2;
         if how.force {
             let lost = "what only the other nodes hold: none of them was asked".to_owned();
-            let epoch = Epoch(highest_epoch(&inner.store()).0 + FORCED_EPOCH_STEP);
+            let highest = highest_epoch(&inner.store()).0;
+            let epoch = Epoch(highest.saturating_add(FORCED_EPOCH_STEP));
             return self.take_over(now, &id, epoch, Some(lost));
         }
         let options = CandidateOptions {

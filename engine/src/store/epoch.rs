@@ -12,7 +12,7 @@
 //! | 30 | 2 | led_count | number of epochs that follow, newest last |
 //! | 32 | 4 | led | epochs that this node led itself, 4 bytes each, at most 100 |
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use strandline_wal::io::Disk;
 use strandline_wal::slots::{Loaded, SlotFile};
@@ -26,6 +26,7 @@ const _: () = assert!(32 + 4 * LED_COUNT_MAX + 20 <= SLOT_LEN);
 
 /// The open file and what it says.
 pub(crate) struct EpochFile {
+    path: PathBuf,
     slots: Option<SlotFile>,
     state: Epochs,
 }
@@ -49,6 +50,7 @@ impl EpochFile {
     pub fn open(disk: &dyn Disk, path: &Path) -> Result<EpochFile> {
         let (slots, loaded) = SlotFile::open(disk, path, MAGIC, SLOT_LEN)?;
         Ok(EpochFile {
+            path: path.to_owned(),
             slots: Some(slots),
             state: decode(Some(loaded), path)?,
         })
@@ -70,6 +72,7 @@ impl EpochFile {
     pub fn read(disk: &dyn Disk, path: &Path) -> Result<EpochFile> {
         let loaded = SlotFile::read(disk, path, MAGIC, SLOT_LEN)?;
         Ok(EpochFile {
+            path: path.to_owned(),
             slots: None,
             state: decode(loaded, path)?,
         })
@@ -86,12 +89,11 @@ impl EpochFile {
         let highest = next.opened.max(next.promised).max(next.claimed).max(seen);
         next.opened = match elected {
             Some(epoch) if epoch > seen && epoch > next.opened && epoch >= next.promised => epoch,
-            _ => Epoch(
-                highest
-                    .0
-                    .checked_add(1)
-                    .expect("epochs outlast the machine"),
-            ),
+            _ => Epoch(highest.0.checked_add(1).ok_or_else(|| {
+                // No log reaches it; a crafted file or a peer may have said so.
+                let (expected, found) = ("an epoch with one above it", highest.to_string());
+                Error::corrupt(&self.path, 16, "highest epoch", expected, found)
+            })?),
         };
         next.claimed = next.claimed.max(next.opened);
         next.follows = false;
@@ -193,4 +195,24 @@ fn parse(payload: &[u8]) -> Option<Epochs> {
         follows: u16::from_le_bytes(*follows) != 0,
         led: led.map(|c| Epoch(u32::from_le_bytes(*c))).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use strandline_wal::io::sim::SimDisk;
+
+    use super::*;
+
+    /// Found by fuzzing: a file that tells of the last epoch there is made the next open panic.
+    #[test]
+    fn no_epoch_is_opened_above_the_last_one() {
+        let disk = SimDisk::new(1);
+        disk.create_dir_all(Path::new("/db")).unwrap();
+        let path = Path::new("/db/epoch");
+        EpochFile::renew(&disk, path, Epoch(u32::MAX)).unwrap();
+        let mut file = EpochFile::open(&disk, path).unwrap();
+        let error = file.open_next(Epoch(3), None).unwrap_err();
+        assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+        assert_eq!(file.epochs().opened, Epoch(u32::MAX), "nothing changed");
+    }
 }

@@ -50,7 +50,7 @@ impl Seed {
     }
 
     fn epoch(&mut self) -> Epoch {
-        Epoch(self.next() as u32)
+        Epoch(self.next() as u32 & EPOCH_MAX.0)
     }
 
     fn position(&mut self) -> Position {
@@ -301,6 +301,44 @@ fn huge_counts_are_refused_before_anything_is_allocated() {
                 codec::decode(kind, frame, FRAME_HEADER_LEN).is_err(),
                 "{name} {count}"
             );
+        }
+    }
+}
+
+/// Found by fuzzing: a node durably promised the last epoch that there is to whoever asked for it, and
+/// panicked when it was to lead again.
+#[test]
+fn an_epoch_with_none_above_it_is_refused() {
+    for (epoch, is_taken) in [
+        (EPOCH_MAX.0, true),
+        (EPOCH_MAX.0 + 1, false),
+        (u32::MAX, false),
+    ] {
+        let mut frame = vec![0; FRAME_HEADER_LEN];
+        frame.extend_from_slice(&epoch.to_le_bytes());
+        let decoded = codec::decode(17, frame, FRAME_HEADER_LEN);
+        assert_eq!(decoded.is_ok(), is_taken, "{epoch}");
+    }
+}
+
+/// Found by fuzzing: a verdict was taken with bytes in fields that its kind does not have, so that two
+/// different frames meant the same, and no later release could have used those fields.
+#[test]
+fn a_verdict_with_fields_of_another_kind_is_refused() {
+    let (epoch, seq, leader, segment, at) = (4, 8, 16, 32, 40);
+    for (kind, foreign) in [
+        (1, &[leader][..]),
+        (2, &[segment, at]),
+        (3, &[epoch, leader, segment, at]),
+    ] {
+        for field in [epoch, seq, leader, segment, at] {
+            let mut frame = vec![0; FRAME_HEADER_LEN + 8 + 48];
+            frame[FRAME_HEADER_LEN] = 1;
+            let verdict = FRAME_HEADER_LEN + 8;
+            frame[verdict + 2] = kind;
+            frame[verdict + field] = 1;
+            let decoded = codec::decode(5, frame, FRAME_HEADER_LEN);
+            assert_eq!(decoded.is_err(), foreign.contains(&field), "{kind} {field}");
         }
     }
 }

@@ -86,6 +86,18 @@ fn a_header_comes_back_and_every_flip_is_named() {
     }
 }
 
+/// Found by fuzzing: a header with an empty name was taken for one of the first dataset, whose name an
+/// empty one stands for in calls; it was written again as other bytes.
+#[test]
+fn a_header_of_no_dataset_is_refused() {
+    let mut bytes = header().encode();
+    bytes[at::DATASET_LEN..at::RESERVED].fill(0);
+    let crc = crc32fast::hash(&bytes[..at::HEADER_CRC]);
+    put(&mut bytes, at::HEADER_CRC, &crc.to_le_bytes());
+    let error = SegmentHeader::decode(&bytes, Path::new("seg")).unwrap_err();
+    assert!(error.to_string().contains("dataset name"), "{error}");
+}
+
 #[test]
 fn a_footer_comes_back_and_every_flip_is_refused() {
     let path = Path::new("seg");

@@ -11,8 +11,8 @@ use crate::ids::{
     BundleId, Incarnation, LeaderId, Lineage, NODE_NAME_LEN_MAX, NodeId, Promise, ShardEnd,
 };
 use crate::message::{
-    Ack, AckEntry, Data, DataHead, FILES_PER_FRAME_MAX, Hello, Message, Purpose, Refusal, Role,
-    Seal, Status, TEXT_LEN_MAX, Tick, TickMark, Verdict, Wants, Welcome,
+    Ack, AckEntry, Data, DataHead, EPOCH_MAX, FILES_PER_FRAME_MAX, Hello, Message, Purpose,
+    Refusal, Role, Seal, Status, TEXT_LEN_MAX, Tick, TickMark, Verdict, Wants, Welcome,
 };
 use crate::store::Times;
 
@@ -41,7 +41,7 @@ pub(in crate::message) fn decode(kind: u8, frame: Vec<u8>, at: usize) -> Result<
             return Ok(Message::Data(Data { head, bytes }));
         }
         7 => {
-            let (epoch, shard) = (Epoch(r.u32()?), ShardId(r.u16()?));
+            let (epoch, shard) = (r.epoch()?, ShardId(r.u16()?));
             r.zeros(2)?;
             let (segment, at) = (r.u64()?, r.u64()?);
             Message::Seal(Seal {
@@ -53,7 +53,7 @@ pub(in crate::message) fn decode(kind: u8, frame: Vec<u8>, at: usize) -> Result<
             })
         }
         8 => {
-            let (epoch, count, wall_ms) = (Epoch(r.u32()?), r.count()?, r.u64()?);
+            let (epoch, count, wall_ms) = (r.epoch()?, r.count()?, r.u64()?);
             let times = r.times()?;
             let marks = r.list(count, MARK_LEN, Reader::mark)?;
             Message::Tick(Tick {
@@ -64,7 +64,7 @@ pub(in crate::message) fn decode(kind: u8, frame: Vec<u8>, at: usize) -> Result<
             })
         }
         9 => {
-            let (epoch, count) = (Epoch(r.u32()?), r.count()?);
+            let (epoch, count) = (r.epoch()?, r.count()?);
             let (wall_ms, taken) = (r.u64()?, r.u64()?);
             Message::Ack(Ack {
                 epoch,
@@ -113,11 +113,9 @@ pub(in crate::message) fn decode(kind: u8, frame: Vec<u8>, at: usize) -> Result<
         16 => Message::BundleEnd {
             id: BundleId(r.array()?),
         },
-        17 => Message::PromiseRequest {
-            epoch: Epoch(r.u32()?),
-        },
+        17 => Message::PromiseRequest { epoch: r.epoch()? },
         18 => {
-            let (epoch, count) = (Epoch(r.u32()?), r.count()?);
+            let (epoch, count) = (r.epoch()?, r.count()?);
             Message::Promise {
                 epoch,
                 ends: r.list(count, END_LEN, Reader::end)?,
@@ -125,7 +123,7 @@ pub(in crate::message) fn decode(kind: u8, frame: Vec<u8>, at: usize) -> Result<
         }
         19 => {
             let promise = Promise {
-                epoch: Epoch(r.u32()?),
+                epoch: r.epoch()?,
                 to: NodeId(r.array()?),
             };
             Message::PromiseRefused { promise }
@@ -166,6 +164,13 @@ impl<'a> Reader<'a> {
 
     fn u32(&mut self) -> Result<u32, Wrong> {
         Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn epoch(&mut self) -> Result<Epoch, Wrong> {
+        match Epoch(self.u32()?) {
+            epoch if epoch <= EPOCH_MAX => Ok(epoch),
+            epoch => Err(wrong("epoch", epoch.0)),
+        }
     }
 
     fn u64(&mut self) -> Result<u64, Wrong> {
@@ -230,7 +235,7 @@ impl<'a> Reader<'a> {
         let shard = ShardId(self.u16()?);
         self.zeros(2)?;
         let position = Position {
-            epoch: Epoch(self.u32()?),
+            epoch: self.epoch()?,
             seq: self.u64()?,
         };
         let (leader, chain) = (LeaderId(self.array()?), self.u32()?);
@@ -247,11 +252,20 @@ impl<'a> Reader<'a> {
         let (shard, kind) = (ShardId(self.u16()?), self.u8()?);
         self.zeros(1)?;
         let position = Position {
-            epoch: Epoch(self.u32()?),
+            epoch: self.epoch()?,
             seq: self.u64()?,
         };
         let leader = LeaderId(self.array()?);
         let (segment, at) = (self.u64()?, self.u64()?);
+        // A field that its kind does not have is as reserved as any: it may mean something later.
+        let foreign = match kind {
+            1 => leader != LeaderId::default(),
+            2 => segment | at != 0,
+            _ => position.epoch.0 != 0 || leader != LeaderId::default() || segment | at != 0,
+        };
+        if foreign {
+            return Err(wrong("a field of another verdict, of kind", kind));
+        }
         match kind {
             1 => Ok(Verdict::Agreed {
                 shard,
@@ -307,7 +321,7 @@ impl<'a> Reader<'a> {
     }
 
     fn data_head(&mut self) -> Result<DataHead, Wrong> {
-        let (epoch, shard) = (Epoch(self.u32()?), ShardId(self.u16()?));
+        let (epoch, shard) = (self.epoch()?, ShardId(self.u16()?));
         self.zeros(2)?;
         let (segment, at, written, committed) =
             (self.u64()?, self.u64()?, self.u64()?, self.u64()?);
@@ -338,7 +352,7 @@ impl<'a> Reader<'a> {
         };
         let (name_len, dataset_len) = (self.u8()?, self.u8()?);
         self.zeros(1)?;
-        let promised_epoch = Epoch(self.u32()?);
+        let promised_epoch = self.epoch()?;
         let (node, incarnation) = (NodeId(self.array()?), Incarnation(self.array()?));
         let (lineage, count) = (Lineage(self.array()?), self.count()?);
         self.zeros(4)?;
@@ -374,7 +388,7 @@ impl<'a> Reader<'a> {
             applied: bits & 4 != 0,
         };
         let sole = bits & 8 != 0;
-        let epoch = Epoch(self.u32()?);
+        let epoch = self.epoch()?;
         let (node, incarnation) = (NodeId(self.array()?), Incarnation(self.array()?));
         let (leader, lineage) = (LeaderId(self.array()?), Lineage(self.array()?));
         let count = self.count()?;
@@ -400,7 +414,7 @@ impl<'a> Reader<'a> {
         let reason = Reason::of(byte).ok_or(wrong("reason", byte))?;
         self.zeros(1)?;
         let lens = [self.u16()?, self.u16()?, self.u16()?];
-        let epoch = Epoch(self.u32()?);
+        let epoch = self.epoch()?;
         self.zeros(4)?;
         let mut text = |len: u16| self.text(len.into(), TEXT_LEN_MAX);
         let (text, have, want) = (text(lens[0])?, text(lens[1])?, text(lens[2])?);
@@ -422,7 +436,7 @@ impl<'a> Reader<'a> {
         };
         let name_len = self.u8()?;
         self.zeros(2)?;
-        let (promised, epoch, count) = (Epoch(self.u32()?), Epoch(self.u32()?), self.count()?);
+        let (promised, epoch, count) = (self.epoch()?, self.epoch()?, self.count()?);
         let promise = Promise {
             epoch: promised,
             to: NodeId(self.array()?),
