@@ -8,6 +8,7 @@
 //! | what is asked after a crash | [`sweep`], of a follower [`follow`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
 //! | what a killed process had promised | [`oracle`] |
+//! | what clients of a cluster or of threads may have seen | [`linear`], [`cluster`] |
 //! | what `FAULTS.md` promises, and by which tests | [`faults`] |
 //! | where randomness comes from, and how a failure is replayed | [`seed`] |
 //!
@@ -20,6 +21,7 @@ pub mod check;
 pub mod cluster;
 pub mod faults;
 pub mod follow;
+pub mod linear;
 pub mod model;
 pub mod ops;
 pub mod oracle;
