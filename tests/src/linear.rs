@@ -14,6 +14,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
+pub mod threads;
+
 /// The content of one key; `None` where it is absent. Writes of one history have different values.
 pub type Content = Option<u64>;
 
