@@ -5,7 +5,7 @@
 //! | what a database must show | [`model`] |
 //! | what is done to it | [`ops`], [`plan`], [`workload`] |
 //! | how the two are held side by side | [`run`], [`reads`] |
-//! | what is asked after a crash | [`sweep`], of a follower [`follow`] |
+//! | what is asked after a crash | [`sweep`], of a follower [`follow`], of a deposed leader [`rejoin`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
 //! | what a killed process had promised | [`oracle`] |
 //! | what clients of a cluster or of threads may have seen | [`linear`], [`cluster`] |
@@ -27,6 +27,7 @@ pub mod ops;
 pub mod oracle;
 pub mod plan;
 pub mod reads;
+pub mod rejoin;
 pub mod run;
 pub mod seed;
 pub mod sweep;

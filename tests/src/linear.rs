@@ -57,6 +57,10 @@ impl Call {
         }
     }
 
+    fn keys(&self) -> impl Iterator<Item = usize> {
+        self.reads.iter().chain(&self.writes).map(|(key, _)| *key)
+    }
+
     /// Does the call, unless its reads found something else than `state` has.
     fn apply(&self, state: &BTreeMap<usize, u64>) -> Option<BTreeMap<usize, u64>> {
         let fits = |(key, found): &(usize, Content)| state.get(key).copied() == *found;
@@ -132,7 +136,39 @@ pub const STATE_COUNT_MAX: usize = 4_000_000;
 pub fn check(history: &[Call]) -> Result<usize, Violation> {
     let mut calls = relevant(history);
     calls.sort_by_key(|call| (call.began, call.ended.unwrap_or(u64::MAX)));
-    Search::new(&calls).run()
+    let mut state_count = 0;
+    for part in apart(&calls) {
+        state_count += Search::new(&part).run()?;
+    }
+    Ok(state_count)
+}
+
+/// Calls on keys that no call joins are histories of their own: where each has an order, all have one
+/// together (Herlihy and Wing, "Linearizability: a correctness condition for concurrent objects", 1990).
+fn apart(calls: &[Call]) -> Vec<Vec<Call>> {
+    // Per key, the least one that it is joined to.
+    let mut roots: BTreeMap<usize, usize> = BTreeMap::new();
+    for call in calls {
+        let keys: BTreeSet<usize> = call.keys().collect();
+        let joined: BTreeSet<usize> = keys
+            .iter()
+            .map(|key| roots.get(key).copied().unwrap_or(*key))
+            .collect();
+        let Some(root) = joined.first().copied() else {
+            continue;
+        };
+        roots.extend(keys.into_iter().map(|key| (key, root)));
+        for of in roots.values_mut().filter(|of| joined.contains(of)) {
+            *of = root;
+        }
+    }
+    let mut parts: BTreeMap<usize, Vec<Call>> = BTreeMap::new();
+    for call in calls {
+        if let Some(key) = call.keys().next() {
+            parts.entry(roots[&key]).or_default().push(call.clone());
+        }
+    }
+    parts.into_values().collect()
 }
 
 /// Leaves out unknown writes of what nobody ever read: they may as well never have happened, because
