@@ -471,7 +471,10 @@ impl Leader {
         };
         let plan = match pinned {
             Ok(plan) => plan,
-            Err(why) => return self.refuse(conn, Reason::Pruned, why),
+            Err(why @ Error::Pruned { .. }) => return self.refuse(conn, Reason::Pruned, why),
+            // It could not be made now, for lack of room perhaps: nothing that anyone at the follower
+            // could mend, so the follower asks again.
+            Err(why) => return self.refuse(conn, Reason::Busy, why),
         };
         follower.pinned(&plan);
         let file_count = u32::try_from(plan.files.len()).unwrap_or(u32::MAX);

@@ -7,6 +7,12 @@
 //! *Fixed list* of m nodes: a record is confirmed by n once any n followers of the list confirm it, and
 //! leading needs promises from m - n nodes, the candidate's own among them: n + 1 nodes have the record
 //! and m - n were asked, so at least one of those asked has it.
+//!
+//! Where m - n is no majority, two candidates may win one epoch number. That loses nothing: who has a
+//! record of that epoch confirmed has the promises of n + 1 nodes, and the m - n - 1 others elect nobody.
+//! So one of two winners confirms nothing in it, and [`longest`] tells their logs apart by the claim. To
+//! ask for a majority instead would close it and take from two nodes, of which one confirms, that the
+//! other can be promoted alone.
 
 use std::collections::BTreeMap;
 
@@ -322,6 +328,29 @@ mod tests {
                 [(node(2), claimed(0, 56, 2)), (node(2), claimed(1, 30, 2))]
             );
         }
+    }
+
+    /// Every node has promised one epoch number to the first or to the second of two candidates.
+    #[test]
+    fn of_two_winners_of_one_epoch_one_confirms_nothing() {
+        let mut both_count = 0;
+        for m in 2..=6usize {
+            for n in 1..m {
+                for promised in 0u32..1 << m {
+                    let first = promised.count_ones() as usize;
+                    let second = m - first;
+                    let both = first.min(second) >= promises_needed(m, n);
+                    both_count += usize::from(both);
+                    let confirms = |promises: usize| promises > n;
+                    assert!(!both || !confirms(first) && !confirms(second), "{m} {n}");
+                    assert!(
+                        !both || promises_needed(m, n) <= m / 2,
+                        "a majority wins alone"
+                    );
+                }
+            }
+        }
+        assert!(both_count > 0, "it happens");
     }
 
     /// P7, for every list of up to six nodes: whichever nodes have a confirmed record and whichever

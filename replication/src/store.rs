@@ -45,6 +45,12 @@ pub trait LogSource: Send + Sync {
     /// gives up a leadership may follow another of that number, but not elect one.
     fn highest_epoch(&self) -> Epoch;
 
+    /// Whether it has everything that its leader had when it came. Until then it promises nothing to a
+    /// candidate: it may be a wiped node, whose promise would stand for records that it lost.
+    fn votes(&self) -> bool {
+        true
+    }
+
     /// Makes a promise durable before it returns. Rises only; the caller checks.
     ///
     /// # Errors

@@ -1,15 +1,19 @@
 //! A cluster of three nodes on one thread: real engines, simulated disks, a faulty network, and an
 //! operator who promotes by the rule of a fixed list.
 //!
+//! | Part | File |
+//! |------|------|
+//! | what else goes wrong: wiped, paused, full, slow and rotten nodes, clocks that jump | `faults` |
+//! | clients of a few keys, and whether what they saw has an order | `clients` |
+//! | what must hold in the end | `compare` |
+//!
 //! Every write is remembered with the levels that it was acknowledged at. At the end everything heals,
 //! and then: all logs are the same bytes, all states are the same, what was acknowledged on one
 //! follower is there, and what a deposed leader acknowledged alone and lost lies in a saved tail.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
-use strandline::manifest::Manifest;
 use strandline::replica::{Campaign, Node, Promote};
 use strandline::{
     Background, Database, Dataset, Durability, NodeConfig, NodeRole, Options, Role, ShardRouter,
@@ -18,8 +22,13 @@ use strandline_replication::transport::local::{Faults, LocalNetwork};
 use strandline_replication::{Notifier, Now};
 use strandline_wal::io::Random;
 use strandline_wal::io::sim::{Damage, SimEnv, SimRandom};
-use strandline_wal::recover::{Known, Plan, plan};
-use strandline_wal::{LogId, ShardId};
+
+use clients::Clients;
+use faults::{Illness, Plague};
+
+mod clients;
+mod compare;
+mod faults;
 
 /// Nodes of the cluster.
 pub const NODE_COUNT: usize = 3;
@@ -48,7 +57,7 @@ impl Counters {
     }
 
     /// Everything that a set of runs must have met.
-    pub const REQUIRED: [&'static str; 13] = [
+    pub const REQUIRED: [&'static str; 31] = [
         "acked on a follower",
         "acked on the leader alone",
         "crashes",
@@ -62,6 +71,24 @@ impl Counters {
         "bundles",
         "frames lost or repeated",
         "flushes",
+        "wiped nodes",
+        "wiped nodes whole again",
+        "rotten nodes",
+        "pauses",
+        "paused leaders",
+        "paused leaders deposed",
+        "full disks",
+        "full disks of leaders",
+        "writes refused by a full disk",
+        "slow disks",
+        "clock jumps",
+        "registers written",
+        "registers confirmed",
+        "register writes unknown",
+        "registers read",
+        "register reads confirmed",
+        "register reads dropped",
+        "histories judged",
     ];
 }
 
@@ -81,6 +108,7 @@ struct Machine {
     up: Option<Up>,
     /// Its clock's distance from the cluster's: nothing may depend on it.
     skew_ms: i64,
+    illness: Illness,
 }
 
 struct Up {
@@ -96,6 +124,8 @@ impl Up {
 
 /// A write that returned.
 struct Write {
+    /// The node that took it.
+    at: usize,
     key: Vec<u8>,
     value: Vec<u8>,
     /// Per shard, the end of the leader's log right after it.
@@ -103,6 +133,17 @@ struct Write {
     /// The leader's epoch.
     epoch: u32,
     on_follower: bool,
+    /// The disk of its leader is gone, and nobody else had confirmed it.
+    is_lost: bool,
+}
+
+/// What may go wrong in a run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Profile {
+    /// Crashes, partitions and promotions. Seeds that failed before there was more are run with it.
+    Plain,
+    /// Everything, and clients whose histories are judged.
+    Full,
 }
 
 /// One simulated cluster.
@@ -121,12 +162,15 @@ pub struct Cluster {
     counters: Counters,
     /// Whether this run promotes by force.
     forces: bool,
+    /// The faults beside crashes and partitions; none in a plain run.
+    plague: Option<Plague>,
+    clients: Clients,
     forced_epochs: BTreeSet<u32>,
 }
 
 impl Cluster {
     /// A cluster with node 0 leading and the others following.
-    pub fn new(seed: u64) -> Cluster {
+    pub fn new(seed: u64, profile: Profile) -> Cluster {
         let random = SimRandom::new(seed);
         let network = LocalNetwork::new(seed ^ 0x5eed);
         let shards = 1 + (random.next_u64() % 3) as u16;
@@ -142,6 +186,7 @@ impl Cluster {
                 env: SimEnv::new(seed.wrapping_mul(31).wrapping_add(n as u64)),
                 up: None,
                 skew_ms: (random.next_u64() % 20_000) as i64 - 10_000,
+                illness: Illness::default(),
             })
             .collect();
         let mut counters = Counters::default();
@@ -158,6 +203,8 @@ impl Cluster {
             next_key: 0,
             counters,
             forces: seed % 5 == 4,
+            plague: (profile == Profile::Full).then(|| Plague::new(seed)),
+            clients: Clients::new(seed),
             forced_epochs: BTreeSet::new(),
             random,
         };
@@ -238,12 +285,16 @@ impl Cluster {
     }
 
     fn follow(&mut self, n: usize) {
-        let (now, peers) = (self.now(), self.others(n));
+        let (now, peers) = (self.now(), self.peers_of(n));
         let Some(up) = &mut self.machines[n].up else {
             return;
         };
         let dataset = up.dataset();
-        up.node.follow(now, &dataset, &peers).expect("it follows");
+        let followed = up.node.follow(now, &dataset, &peers);
+        drop(dataset);
+        if let Err(error) = followed {
+            self.give_up(n, &error.to_string());
+        }
     }
 
     /// Lets time pass, every node in turn at every moment.
@@ -253,6 +304,9 @@ impl Cluster {
             let now = self.now();
             for machine in &mut self.machines {
                 machine.env.clock.advance_ms(1);
+                if !machine.illness.lets_step(now.mono_ms) {
+                    continue;
+                }
                 let Some(up) = &mut machine.up else { continue };
                 for _ in 0..STEPS_MAX {
                     if !up.node.step(now) {
@@ -261,7 +315,9 @@ impl Cluster {
                 }
             }
             self.note_acks();
+            self.note_clients();
             self.end_campaign();
+            self.recover_nodes();
         }
     }
 
@@ -298,7 +354,13 @@ impl Cluster {
         };
         match up.node.campaign_of(&up.dataset()) {
             Campaign::Open if self.ms - began < 30_000 => {}
-            Campaign::Open => self.candidate = None,
+            Campaign::Open => {
+                self.candidate = None;
+                // An operator who gives up says so: nobody wins unseen.
+                if self.plague.is_some() {
+                    self.follow(candidate);
+                }
+            }
             Campaign::Won(promotion) => {
                 self.candidate = None;
                 let name = match promotion.may_be_lost {
@@ -309,7 +371,9 @@ impl Cluster {
                     }
                 };
                 self.counters.add(name, 1);
+                self.note_deposed(candidate);
                 self.leader = Some(candidate);
+                self.note_winner();
                 for n in (0..NODE_COUNT).filter(|n| *n != candidate) {
                     self.follow(n);
                 }
@@ -325,6 +389,9 @@ impl Cluster {
     /// One write at the leader, acknowledged by its own disk.
     fn write(&mut self) {
         let Some(leader) = self.leader else { return };
+        if !self.machines[leader].illness.lets_step(self.ms) {
+            return;
+        }
         let large = self.below(12) == 0;
         let len = if large {
             4_000 + self.below(6_000)
@@ -359,18 +426,22 @@ impl Cluster {
             keys.push((key, value));
         }
         // A fenced leader's writes fail; what became of them is unknown and not counted.
-        if batch.commit().is_err() {
+        if let Err(error) = batch.commit() {
+            let refused = u64::from(error.is_no_space());
+            self.counters.add("writes refused by a full disk", refused);
             return;
         }
         let ends: Vec<u64> = dataset.positions().iter().map(|end| end.seq).collect();
         let epoch = dataset.stats().epoch;
         for (key, value) in keys {
             self.writes.push(Write {
+                at: leader,
                 key,
                 value,
                 ends: ends.clone(),
                 epoch,
                 on_follower: false,
+                is_lost: false,
             });
         }
         self.counters.add("acked on the leader alone", count);
@@ -394,9 +465,11 @@ impl Cluster {
     }
 
     fn restart(&mut self, n: usize) {
-        if self.machines[n].up.is_some() {
+        if self.machines[n].up.is_some() || !self.may_restart(n) {
             return;
         }
+        // Nobody starts a process on a full disk before there is room.
+        self.empty(n);
         self.start(n, NodeRole::Follower);
         self.counters.add("restarts", 1);
         if self.leader == Some(n) {
@@ -411,7 +484,7 @@ impl Cluster {
             return;
         }
         let up: Vec<usize> = (0..NODE_COUNT)
-            .filter(|n| self.machines[*n].up.is_some())
+            .filter(|n| self.machines[*n].up.is_some() && self.may_lead(*n))
             .collect();
         let candidate = up.get(self.below(up.len().max(1) as u64) as usize).copied();
         let leads = |n: &usize| self.leader == Some(*n) && self.leader_is_up();
@@ -426,7 +499,10 @@ impl Cluster {
             .collect();
         // A node that alone has ever led or followed: nothing was confirmed elsewhere.
         let only = self.has_history(candidate)
-            && (0..NODE_COUNT).all(|n| n == candidate || (up.contains(&n) && !self.has_history(n)));
+            && (0..NODE_COUNT).all(|n| {
+                let is_new = self.is_wiped(n) || (up.contains(&n) && !self.has_history(n));
+                n == candidate || is_new
+            });
         let how = Promote {
             peers: self.others(candidate),
             node_count: NODE_COUNT,
@@ -436,11 +512,15 @@ impl Cluster {
         let now = self.now();
         let up = self.machines[candidate].up.as_mut().expect("it is up");
         let dataset = up.dataset();
-        if up.node.campaign(now, &dataset, &how).is_err() {
-            assert_eq!(
-                dataset.lineage(),
-                [0; 16],
-                "only a node without a history may not try"
+        if let Err(error) = up.node.campaign(now, &dataset, &how) {
+            let is_whole = !up.node.follow_status(&dataset).joins;
+            if self.machines[candidate].illness.is_full() {
+                drop(dataset);
+                return self.give_up(candidate, &error.to_string());
+            }
+            assert!(
+                dataset.lineage() == [0; 16] || !is_whole,
+                "only a node without a history may not try: {error}"
             );
             self.counters.add("promotions refused", 1);
             self.follow(candidate);
@@ -454,13 +534,20 @@ impl Cluster {
 
     fn has_history(&self, n: usize) -> bool {
         let up = self.machines[n].up.as_ref();
-        up.is_some_and(|up| up.dataset().lineage() != [0; 16])
+        let has = |up: &Up| {
+            let dataset = up.dataset();
+            dataset.lineage() != [0; 16] && !up.node.follow_status(&dataset).joins
+        };
+        up.is_some_and(has)
     }
 
     fn leader_is_up(&self) -> bool {
         let up = self.leader.and_then(|n| self.machines[n].up.as_ref());
-        // A leader that was fenced leads no more.
+        // A leader that was fenced leads no more, and one that says nothing is as good as none.
         up.is_some_and(|up| up.dataset().health().is_ok())
+            && self
+                .leader
+                .is_none_or(|n| !self.machines[n].illness.is_paused(self.ms))
     }
 
     /// One random thing.
@@ -499,6 +586,9 @@ impl Cluster {
     /// Background work of a node, and now and then a flush.
     fn work(&mut self, n: usize) {
         let flushes = self.below(6) == 0;
+        if !self.machines[n].illness.lets_step(self.ms) {
+            return;
+        }
         let Some(up) = &self.machines[n].up else {
             return;
         };
@@ -511,7 +601,11 @@ impl Cluster {
         match flushed {
             Ok(count) => self.counters.add("flushes", count),
             // A fenced leader does no work any more.
-            Err(error) => assert!(dataset.health().is_err(), "seed {}: {error}", self.seed),
+            Err(error) => assert!(
+                dataset.health().is_err() || !self.machines[n].illness.is_well(),
+                "seed {}: {error}",
+                self.seed
+            ),
         }
     }
 
@@ -521,12 +615,15 @@ impl Cluster {
     /// Where a promise is broken; the message names the seed.
     pub fn check(mut self, action_count: usize) -> Outcome {
         for _ in 0..action_count {
-            self.act();
+            if !self.act_fully() {
+                self.act();
+            }
             let ms = 1 + self.below(30);
             self.run(ms);
         }
         self.heal();
         self.compare();
+        self.judge_clients();
         let state = self.digest(self.leader.expect("a healed cluster has a leader"));
         let trace = format!("{}-{state}", hex(&self.network.trace()));
         Outcome {
@@ -538,6 +635,7 @@ impl Cluster {
     fn heal(&mut self) {
         self.network.heal();
         self.network.set_faults(Faults::default());
+        self.cure();
         for n in 0..NODE_COUNT {
             self.restart(n);
         }
@@ -560,6 +658,7 @@ impl Cluster {
                 continue;
             }
             for n in 0..NODE_COUNT {
+                self.restart(n);
                 self.work(n);
             }
             if self.agrees() {
@@ -582,6 +681,10 @@ impl Cluster {
 
     fn agrees(&self) -> bool {
         let leader = self.leader.expect("asked only with a leader");
+        // A wiped node waits for a leader before it comes back.
+        if self.machines.iter().any(|machine| machine.up.is_none()) || !self.are_whole() {
+            return false;
+        }
         let up = |n: usize| self.machines[n].up.as_ref().expect("all are up");
         let positions = up(leader).dataset().positions();
         let seen = up(leader).dataset().snapshot().timestamp();
@@ -616,148 +719,6 @@ impl Cluster {
             nodes.join("\n")
         )
     }
-
-    fn compare(&mut self) {
-        let leader = self.leader.expect("a healed cluster has a leader");
-        let state = self.digest(leader);
-        for n in 0..NODE_COUNT {
-            assert_eq!(
-                self.digest(n),
-                state,
-                "seed {}: node {n} has another state",
-                self.seed
-            );
-            self.same_bytes(leader, n);
-        }
-        let up = self.machines[leader].up.as_ref().expect("all are up");
-        let saved = self.saved_tails();
-        self.counters.counts.entry("tails cut").or_default();
-        if !saved.is_empty() {
-            *self.counters.counts.entry("tails cut").or_default() += 1;
-        }
-        if self.writes.is_empty() {
-            return;
-        }
-        let map = up.db.keyspace("map").expect("it was written to");
-        for write in &self.writes {
-            let found = map.get(&write.key).expect("it is readable");
-            if found.as_deref() == Some(&write.value[..]) {
-                continue;
-            }
-            assert!(
-                found.is_none(),
-                "seed {}: key {:?} has another value",
-                self.seed,
-                write.key
-            );
-            let is_saved = saved.iter().any(|bytes| contains(bytes, &write.value));
-            if write.on_follower {
-                // Only force may lose it, and then it lies in what a deposed node saved.
-                assert!(
-                    !self.forced_epochs.is_empty() && is_saved,
-                    "seed {}: {:?} of epoch {} was acknowledged on a follower and is lost",
-                    self.seed,
-                    write.key,
-                    write.epoch
-                );
-            } else {
-                assert!(
-                    is_saved,
-                    "seed {}: {:?} of epoch {} was acknowledged by its leader, is gone, and was not saved",
-                    self.seed, write.key, write.epoch
-                );
-            }
-        }
-    }
-
-    /// A digest of everything that a reader sees.
-    fn digest(&self, n: usize) -> String {
-        let up = self.machines[n].up.as_ref().expect("all are up");
-        let mut text = Vec::new();
-        for keyspace in up.dataset().keyspaces() {
-            text.extend_from_slice(keyspace.name().as_bytes());
-            for entry in keyspace.iter() {
-                let (key, value) = entry.expect("it is readable");
-                text.extend_from_slice(&key);
-                text.extend_from_slice(&value);
-            }
-        }
-        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&text))
-    }
-
-    /// Segments that two nodes both have are the same bytes.
-    fn same_bytes(&self, a: usize, b: usize) {
-        let segments = |n: usize| {
-            let machine = &self.machines[n];
-            let dataset = machine.up.as_ref().expect("all are up").dataset();
-            // A leader's last batches may still be on their way to the disk.
-            if dataset.role() == Role::Leader {
-                dataset.sync().expect("a sync");
-            }
-            let files = machine.env.disk.files();
-            let mut found = BTreeMap::new();
-            for shard in 0..self.shards {
-                for segment in self.plan(n, shard).segments {
-                    let bytes = files[&segment.path][..segment.data_len as usize].to_vec();
-                    found.insert(segment.path, bytes);
-                }
-            }
-            found
-        };
-        let (ours, theirs) = (segments(a), segments(b));
-        for (path, bytes) in &ours {
-            let Some(other) = theirs.get(path) else {
-                continue;
-            };
-            let len = bytes.len().min(other.len());
-            let same = bytes[..len] == other[..len];
-            assert!(
-                same,
-                "seed {}: {} differs between {a} and {b}",
-                self.seed,
-                path.display()
-            );
-        }
-    }
-
-    /// What recovery would find of a node's log.
-    fn plan(&self, n: usize, shard: u16) -> Plan {
-        let disk = &self.machines[n].env.disk;
-        let manifest = Manifest::load(disk, Path::new("/db/primary/manifest"));
-        let manifest = manifest.expect("it is readable").expect("it is there");
-        let known = Known {
-            log: LogId {
-                shard: ShardId(shard),
-                ..LogId::default()
-            },
-            lineage: None,
-            durable_seq: 0,
-            flushed_seq: manifest.logs[usize::from(shard)].position.seq,
-            led: &|_| false,
-            fork_seq: None,
-        };
-        let sealed = plan(disk, Path::new("/db/primary/r00000"), &known);
-        sealed.unwrap_or_else(|error| panic!("seed {}: node {n}: {error}", self.seed))
-    }
-
-    /// The bytes of every tail that any node saved.
-    fn saved_tails(&self) -> Vec<Vec<u8>> {
-        let files = self
-            .machines
-            .iter()
-            .flat_map(|machine| machine.env.disk.files());
-        files
-            .filter(|(path, _)| path.components().any(|c| c.as_os_str() == "divergent"))
-            .map(|(_, bytes)| bytes)
-            .collect()
-    }
-}
-
-fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    // The first 8 bytes of a value are its key: unique, so they find the place.
-    bytes
-        .windows(part.len().min(24))
-        .any(|window| *window == part[..part.len().min(24)])
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -5,9 +5,10 @@
 //! | what a database must show | [`model`] |
 //! | what is done to it | [`ops`], [`plan`], [`workload`] |
 //! | how the two are held side by side | [`run`], [`reads`] |
-//! | what is asked after a crash | [`sweep`], of a follower [`follow`] |
+//! | what is asked after a crash | [`sweep`], of a follower [`follow`], of a deposed leader [`rejoin`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
 //! | what a killed process had promised | [`oracle`] |
+//! | what clients of a cluster or of threads may have seen | [`linear`], [`cluster`] |
 //! | what `FAULTS.md` promises, and by which tests | [`faults`] |
 //! | where randomness comes from, and how a failure is replayed | [`seed`] |
 //!
@@ -20,11 +21,13 @@ pub mod check;
 pub mod cluster;
 pub mod faults;
 pub mod follow;
+pub mod linear;
 pub mod model;
 pub mod ops;
 pub mod oracle;
 pub mod plan;
 pub mod reads;
+pub mod rejoin;
 pub mod run;
 pub mod seed;
 pub mod sweep;

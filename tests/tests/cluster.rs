@@ -1,7 +1,8 @@
 //! Seeds of a simulated cluster: partitions, crashes, loss, promotions, and what must hold after.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use strandline_tests::cluster::{Cluster, Counters};
+use strandline_tests::cluster::{Cluster, Counters, Profile};
+use strandline_tests::{rejoin, seed};
 
 const ACTION_COUNT: usize = 250;
 
@@ -14,13 +15,21 @@ fn seeds() -> (u64, u64) {
         .and_then(|text| text.parse().ok());
     match (first, count) {
         (Some(first), None) => (first, 1),
-        (first, count) => (first.unwrap_or(0), count.unwrap_or(500)),
+        (first, count) => {
+            let ordinary = if seed::is_long() { 2_000 } else { 500 };
+            (first.unwrap_or(0), count.unwrap_or(ordinary))
+        }
     }
 }
 
 /// A seed that failed once, and what it said then.
 fn passes(seed: u64) {
-    Cluster::new(seed).check(ACTION_COUNT);
+    Cluster::new(seed, Profile::Plain).check(ACTION_COUNT);
+}
+
+/// As [`passes`], for seeds that failed since there are more faults than crashes.
+fn passes_fully(seed: u64) {
+    Cluster::new(seed, Profile::Full).check(ACTION_COUNT);
 }
 
 /// Two nodes were promoted by force out of sight of each other and both claimed epoch 1003. Candidates
@@ -54,15 +63,55 @@ fn a_node_that_ended_a_segment_too_early_takes_a_bundle() {
     passes(2601);
 }
 
+/// A deposed leader cut its tail, and its disk was full, or its machine died, before the durable mark of
+/// what it had cut was taken back: its log ended before the mark, and it was never opened again.
+#[test]
+fn a_deposed_leader_survives_its_death_at_every_call_of_the_cut() {
+    passes_fully(4882);
+    let base = seed::base(31);
+    for n in 0..seed::count(1, 20) {
+        let seed = base.wrapping_add(n);
+        match rejoin::sweep(seed) {
+            Ok(tally) => println!("deposed leader: seed {seed}, {}", tally.line()),
+            Err(error) => panic!("{}\ndeposed leader: {error}", seed::replay(seed)),
+        }
+    }
+}
+
+/// A wiped node was on its way back: it had taken over the history of its leader, and few of its records.
+/// It promised an epoch to a node that lacked what the wiped one had once confirmed; the two elected it,
+/// and acknowledged records were cut from the leader that came back. A node that joins now promises
+/// nothing before it has what its leader had when it came.
+#[test]
+fn a_node_that_joins_does_not_vote() {
+    passes_fully(23_261);
+}
+
+/// A follower needed a bundle while its leader's disk was full. It was told that the log is pruned,
+/// stopped, and stayed stopped when there was room again.
+#[test]
+fn a_follower_gets_its_bundle_once_its_leader_has_room() {
+    passes_fully(660);
+    passes_fully(2035);
+}
+
+/// A follower's disk was full while its dataset was reopened. The dataset stayed closed, and to follow
+/// again did not open it.
+#[test]
+fn a_follower_whose_reopen_failed_follows_again() {
+    passes_fully(11);
+    passes_fully(110);
+}
+
 #[test]
 fn no_seed_loses_what_was_acknowledged() {
     let (first, count) = seeds();
     let mut all = Counters::default();
     for seed in first..first + count {
-        let outcome = Cluster::new(seed).check(ACTION_COUNT);
+        let outcome = Cluster::new(seed, Profile::Full).check(ACTION_COUNT);
         all.merge(&outcome.counters);
         if seed % 50 == 0 {
-            let again = Cluster::new(seed).check(ACTION_COUNT);
+            let again = Cluster::new(seed, Profile::Full).check(ACTION_COUNT);
             assert_eq!(again, outcome, "seed {seed} is not deterministic");
         }
     }

@@ -163,6 +163,10 @@ impl LogSource for Joint {
         super::node::highest_epoch(&self.store())
     }
 
+    fn votes(&self) -> bool {
+        !self.store().epoch_file().lock().epochs().joins
+    }
+
     fn promise(&self, promise: Promise) -> Result<(), ReplicationError> {
         let store = self.store();
         let mut file = store.epoch_file().lock();
@@ -246,6 +250,12 @@ impl FollowerStore for Joint {
         let store = self.store();
         let (env, path) = (store.env().clone(), files::manifest(store.dir()));
         let mut manifest = store.manifest();
+        // Before it has a history it does not vote either; with one, this is what keeps it from it.
+        store
+            .epoch_file()
+            .lock()
+            .join(true)
+            .map_err(ReplicationError::Log)?;
         let adopt = || {
             manifest.lineage = lineage.0;
             manifest.generation += 1;
@@ -303,6 +313,17 @@ impl FollowerStore for Joint {
         let seqs: Vec<u64> = marks.iter().map(|mark| mark.seq).collect();
         let here = self.store().commit_shipped(times.committed, &seqs);
         self.behind.store(!here, Ordering::Relaxed);
+        // Every shard has a start of an epoch: a mark of zero is one that was not told yet.
+        let is_told = seqs.iter().all(|seq| *seq > 0);
+        if here && is_told && !self.votes() {
+            let store = self.store();
+            store.sync_shipped().map_err(refused)?;
+            store
+                .epoch_file()
+                .lock()
+                .join(false)
+                .map_err(ReplicationError::Log)?;
+        }
         Ok(())
     }
 

@@ -91,6 +91,8 @@ pub struct FollowStatus {
     pub last_error: Option<String>,
     /// What was cut because it forked, and where it was saved.
     pub last_cut: Option<String>,
+    /// Whether it may lack what its leader had when it came: it neither votes nor leads until then.
+    pub joins: bool,
     /// Bundles that replaced its data.
     pub bundle_count: u64,
 }

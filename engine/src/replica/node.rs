@@ -161,7 +161,9 @@ impl Node {
         let inner = dataset.inner();
         let id = self.join(inner);
         self.driver.command(now, Command::Retire(id.clone()));
-        if inner.store().role() != Role::Follower {
+        // A reopen that failed, on a full disk for example, has left it closed.
+        let is_closed = matches!(inner.store().check(), Err(Error::Closed(_)));
+        if is_closed || inner.store().role() != Role::Follower {
             inner.reopen(Reopen::role(Role::Follower), || Ok(()))?;
         }
         let store = inner.store();
@@ -204,6 +206,11 @@ impl Node {
         if inner.store().lineage() == NO_LINEAGE {
             // It may have been wiped: what it once confirmed is not here.
             let text = "this node never met its leader and has nothing to lead with; follow first";
+            return Err(Error::Replication(text.to_owned()));
+        }
+        if !how.force && inner.store().epoch_file().lock().epochs().joins {
+            let text =
+                "this node joins and may lack what its leader had when it came; let it catch up";
             return Err(Error::Replication(text.to_owned()));
         }
         let needed = promises_needed(how.node_count, how.follower_count);
@@ -436,6 +443,7 @@ pub(super) fn follow_status(dataset: &Dataset, observed: &Observed) -> FollowSta
         positions,
         last_error: observed.last_error.clone(),
         last_cut: observed.last_cut.clone(),
+        joins: store.epoch_file().lock().epochs().joins,
         bundle_count: observed.bundle_count,
     }
 }

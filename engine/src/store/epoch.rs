@@ -8,7 +8,7 @@
 //! | 4 | 4 | promised | messages of lower epochs are refused |
 //! | 8 | 16 | promised_to | the node whose claim to that epoch was promised |
 //! | 24 | 4 | claimed | the epoch that this node last wanted for itself; 0 once it gave that up |
-//! | 28 | 2 | follows | 1 where the dataset follows another node's; it opens as a follower then |
+//! | 28 | 2 | follows | 1 where the dataset follows another node's; it opens as a follower then. 2 where it also joins: it may lack what its leader had when it came, and does not vote |
 //! | 30 | 2 | led_count | number of epochs that follow, newest last |
 //! | 32 | 4 | led | epochs that this node led itself, 4 bytes each, at most 100 |
 
@@ -42,6 +42,8 @@ pub(crate) struct Epochs {
     pub claimed: Epoch,
     /// Whether the dataset follows another node's.
     pub follows: bool,
+    /// Whether it may lack what its leader had when it came.
+    pub joins: bool,
     /// Newest last. Only the newest matter: older segments are flushed and gone.
     pub led: Vec<Epoch>,
 }
@@ -96,7 +98,7 @@ impl EpochFile {
             })?),
         };
         next.claimed = next.claimed.max(next.opened);
-        next.follows = false;
+        (next.follows, next.joins) = (false, false);
         next.led.push(next.opened);
         if next.led.len() > LED_COUNT_MAX {
             next.led.remove(0);
@@ -139,6 +141,19 @@ impl EpochFile {
         })
     }
 
+    /// Notes that the dataset begins to copy a history, or that it has all of it that its leader had when
+    /// it came; durable on return.
+    pub fn join(&mut self, joins: bool) -> Result<()> {
+        if self.state.joins == joins {
+            return Ok(());
+        }
+        self.store(Epochs {
+            joins,
+            follows: true,
+            ..self.state.clone()
+        })
+    }
+
     fn store(&mut self, next: Epochs) -> Result<()> {
         let slots = self
             .slots
@@ -149,7 +164,8 @@ impl EpochFile {
         payload.extend_from_slice(&next.promised.0.to_le_bytes());
         payload.extend_from_slice(&next.promised_to);
         payload.extend_from_slice(&next.claimed.0.to_le_bytes());
-        payload.extend_from_slice(&u16::from(next.follows).to_le_bytes());
+        let follows = u16::from(next.follows || next.joins) + u16::from(next.joins);
+        payload.extend_from_slice(&follows.to_le_bytes());
         payload.extend_from_slice(&(next.led.len() as u16).to_le_bytes());
         for epoch in &next.led {
             payload.extend_from_slice(&epoch.0.to_le_bytes());
@@ -193,6 +209,7 @@ fn parse(payload: &[u8]) -> Option<Epochs> {
         promised_to: *promised_to,
         claimed: Epoch(u32::from_le_bytes(*claimed)),
         follows: u16::from_le_bytes(*follows) != 0,
+        joins: u16::from_le_bytes(*follows) == 2,
         led: led.map(|c| Epoch(u32::from_le_bytes(*c))).collect(),
     })
 }

@@ -381,6 +381,28 @@ impl Opening<'_> {
         Ok(())
     }
 
+    /// Takes back the marks of records that are about to be cut. Once they are cut it is too late: a
+    /// crash in between would leave a log that ends before its mark, which is damage and is refused.
+    fn lower_marks(&self, manifest: &Manifest, plans: &[Plan]) -> Result<()> {
+        let region = files::region(self.dir, manifest.region);
+        let disk = self.shared.env.disk.as_ref();
+        let mut marks = Marks::read(disk, &region)?;
+        let mut is_lower = false;
+        for (shard, seq) in &mut marks {
+            let end = plans
+                .get(usize::from(shard.0))
+                .map(|plan| plan.position().seq);
+            if let Some(end) = end.filter(|end| end < seq) {
+                *seq = end;
+                is_lower = true;
+            }
+        }
+        if is_lower {
+            Marks::open(disk, &region)?.0.write(&marks, true)?;
+        }
+        Ok(())
+    }
+
     fn logs(&self, manifest: &Manifest, plans: &[Plan]) -> Result<(Vec<Writer>, Vec<Arc<Log>>)> {
         let options = &self.shared.options;
         let face = match options.durability.local() {
@@ -402,6 +424,7 @@ impl Opening<'_> {
                 return Ok((Vec::new(), logs.collect::<Result<_, _>>()?));
             }
         };
+        self.lower_marks(manifest, plans)?;
         let mut writers = Vec::new();
         for plan in plans {
             let pool = Arc::clone(&self.shared.pool);

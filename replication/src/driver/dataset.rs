@@ -341,6 +341,10 @@ impl Dataset {
     /// Makes a promise to another node: no append of a lower epoch comes after it, and the ends are
     /// durable when they are told.
     fn promise(&mut self, now: Now, wires: &mut Wires, promise: Promise) -> Result<Vec<ShardEnd>> {
+        if !self.source.votes() {
+            let what = "it joins, and may lack what its leader had when it came".to_owned();
+            return Err(Error::Store { what });
+        }
         if let Role::Leading(server, _) = &mut self.role {
             server.feed(now, wires, leader::Event::Outdated(promise.epoch));
         }

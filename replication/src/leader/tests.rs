@@ -634,6 +634,29 @@ fn a_place_behind_the_end_of_a_bundle_is_refused() {
     }
 }
 
+/// A leader whose disk was full answered that the log is pruned, which stops a follower until somebody
+/// acts on it: it stayed stopped when the leader had room again.
+#[test]
+fn a_bundle_that_cannot_be_made_now_is_asked_for_again() {
+    let full = Error::Store {
+        what: "no storage space".to_owned(),
+    };
+    let none = Error::Pruned {
+        shard: S0,
+        needed: 1,
+        first_available: 9,
+    };
+    for (why, expected) in [(full, Reason::Busy), (none, Reason::Pruned)] {
+        let mut leader = in_state("pinning");
+        let actions = feed(&mut leader, 0, Event::Pinned(CONN, Err(why)));
+        let refused = actions.iter().find_map(|action| match action {
+            Action::Send(_, Message::Refused(refusal)) => Some(refusal.reason),
+            _ => None,
+        });
+        assert_eq!(refused, Some(expected));
+    }
+}
+
 #[test]
 fn a_lender_serves_its_candidate_alone_and_confirms_nothing() {
     let leadership = Leadership {
