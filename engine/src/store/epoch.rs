@@ -59,13 +59,14 @@ impl EpochFile {
     }
 
     /// A new file in the place of one that is lost: a follower that takes nothing of an epoch below
-    /// `seen`.
+    /// `seen`, and joins, because it may have promised more than it knows.
     pub fn renew(disk: &dyn Disk, path: &Path, seen: Epoch) -> Result<()> {
         let mut file = EpochFile::open(disk, path)?;
         file.store(Epochs {
             opened: seen,
             promised: seen,
             follows: true,
+            joins: true,
             ..Epochs::default()
         })
     }
