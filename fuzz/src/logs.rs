@@ -34,9 +34,12 @@ pub fn batch(input: &[u8]) {
         batch.header.payload_crc,
         "a payload that fails its checksum is shown"
     );
-    let (again, crc) = batch.header.encode();
-    assert_eq!(again[..], bytes[..64], "a header is written as it was read");
-    assert_eq!(crc, batch.header_crc);
+    // Version 1 is read and never written.
+    if batch.header.version == 2 {
+        let (again, crc) = batch.header.encode();
+        assert_eq!(again[..], bytes[..64], "a header is written as it was read");
+        assert_eq!(crc, batch.header_crc);
+    }
     assert!(batch.header.batch_len() <= bytes.len());
     assert!(batch.header.last_seq() >= batch.header.first_seq);
     walk(batch.records(), batch.header.record_count, batch.payload);
