@@ -84,15 +84,11 @@ impl ShardRouter {
         if let Some(first) = next {
             return Err(wrong(format!("nothing from {first} on")));
         }
-        let shard_count = ranges
-            .iter()
-            .map(|range| range.shard.0)
-            .max()
-            .map_or(0, |max| max + 1);
-        let missing = (0..shard_count).find(|n| !ranges.iter().any(|range| range.shard.0 == *n));
-        if shard_count > SHARD_COUNT_MAX || missing.is_some() {
+        let last = ranges.iter().map(|range| range.shard.0).max().unwrap_or(0);
+        let missing = (0..=last).find(|n| !ranges.iter().any(|range| range.shard.0 == *n));
+        if last >= SHARD_COUNT_MAX || missing.is_some() {
             return Err(wrong(format!(
-                "shard numbers up to {shard_count} with gaps {missing:?}"
+                "shard numbers up to {last} with gaps {missing:?}"
             )));
         }
         Ok(ShardRouter::Ranges(ShardRanges(ranges)))
@@ -243,6 +239,8 @@ mod tests {
             ranges(&[(0, 9, 0), (10, u64::MAX, 2)]).is_err(),
             "shard 1 has nothing"
         );
+        // A stored manifest may name any number.
+        assert!(ranges(&[(0, u64::MAX, u16::MAX)]).is_err());
         let router = ranges(&[(10, u64::MAX, 1), (0, 9, 0)]).unwrap();
         assert_eq!(router.route(EntityId(9)), ShardId(0));
         assert_eq!(router.route(EntityId(10)), ShardId(1));
