@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use strandline_wal::io::{Env, FileKind, Lock, LockMode};
 use strandline_wal::pool::Pool;
+use strandline_wal::reserve::Reserve;
 use strandline_wal::{DatasetId, IoContext};
 
 use crate::dataset::{Dataset, DatasetInner, Reopen};
@@ -16,9 +17,11 @@ use crate::files;
 use crate::keyspace::Keyspace;
 use crate::node::NodeIdentity;
 use crate::options::{Background, Options};
+use crate::repair::{self, Fetched, RepairReport, repair_from};
 use crate::replica::Hub;
 use crate::replica::bundle::finish_installs;
 use crate::runtime::{Runtime, Signal, Stores, compact_step, flush_step};
+use crate::scrub::Scrubber;
 use crate::stats::DatabaseStats;
 use crate::store::recover::Opening;
 use crate::store::{Role, Shared};
@@ -30,16 +33,25 @@ pub struct Database {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     root: PathBuf,
     shared: Shared,
     read_only: bool,
     datasets: Arc<Mutex<BTreeMap<DatasetId, Arc<DatasetInner>>>>,
     runtime: Runtime,
+    scrubber: Mutex<Option<Scrubber>>,
+    heals: Mutex<Heals>,
     hub: Mutex<Option<Arc<Hub>>>,
     closed: AtomicBool,
     // Released last.
     lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+/// What the database mended by itself.
+#[derive(Default)]
+struct Heals {
+    count: u64,
+    last: Option<Result<RepairReport>>,
 }
 
 impl Options {
@@ -104,6 +116,11 @@ impl Database {
     pub fn in_memory(options: Options) -> Result<Database> {
         let machine = Env::real();
         let disk = strandline_wal::io::sim::SimDisk::new(machine.random.next_u64());
+        // There is no disk that could be full.
+        let options = Options {
+            reserve_len_max: 0,
+            ..options
+        };
         options.open_with(
             "/memory",
             Env {
@@ -115,6 +132,23 @@ impl Database {
 
     fn open_env(root: &Path, options: Options, env: Env, read_only: bool) -> Result<Database> {
         options.check()?;
+        let peers = options.heal_from.clone();
+        match Database::open_once(root, options.clone(), env.clone(), read_only) {
+            Err(error) if error.is_corruption() && !read_only && !peers.is_empty() => {
+                let unhealed = |why| Error::NotHealed {
+                    damage: Box::new(error),
+                    why: Box::new(why),
+                };
+                let report = repair_from(root, &peers, &env).map_err(unhealed)?;
+                let database = Database::open_once(root, options, env, read_only)?;
+                database.note_heal(Ok(report));
+                Ok(database)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(root: &Path, options: Options, env: Env, read_only: bool) -> Result<Database> {
         if !read_only && options.create {
             create_root(&env, root)?;
         }
@@ -126,11 +160,16 @@ impl Database {
         if !read_only {
             finish_installs(&env, root)?;
         }
+        let reserve = match read_only {
+            true => Reserve::none(env.clone()),
+            false => Reserve::open(env.clone(), files::reserve(root), options.reserve_len_max)?,
+        };
         let signal = Arc::new(Signal::default());
         let ring = Arc::clone(&signal);
         let shared = Shared {
             pool: Arc::new(Pool::new(env.clone(), has_readers(&env, root))),
             cache: Arc::new(BlockCache::new(options.cache_len_max)),
+            reserve: Arc::new(reserve),
             options: Arc::new(options),
             wake: Arc::new(move || ring.ring()),
             node,
@@ -157,6 +196,8 @@ impl Database {
             read_only,
             datasets,
             runtime,
+            scrubber: Mutex::default(),
+            heals: Mutex::default(),
             hub: Mutex::default(),
             closed: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
@@ -167,6 +208,12 @@ impl Database {
         // Every dataset that is there is opened: damage shows now, not at its first use.
         for name in database.stored_datasets()? {
             database.open_dataset(name, None)?;
+        }
+        let inner = &database.inner;
+        let options = database.options();
+        if options.scrub_rate > 0 && options.background == Background::Thread && !read_only {
+            let scrubber = Scrubber::start(Arc::downgrade(inner), options.scrub_rate);
+            *inner.scrubber.lock() = Some(scrubber.during("start threads for", root)?);
         }
         Ok(database)
     }
@@ -264,7 +311,8 @@ impl Database {
             forks,
             elected,
         };
-        let opened = Arc::new(DatasetInner::new(opening.run()?, inner.shared.clone()));
+        let store = inner.shared.with_reserve(|| opening.clone().run())?;
+        let opened = Arc::new(DatasetInner::new(store, inner.shared.clone()));
         datasets.insert(id, Arc::clone(&opened));
         Ok(Dataset::new(opened, self.clone()))
     }
@@ -311,6 +359,44 @@ impl Database {
         &self.inner.root
     }
 
+    pub(crate) fn of(inner: Arc<Inner>) -> Database {
+        Database { inner }
+    }
+
+    /// The last repair that the database did by itself, and whether it could; `None` where none was
+    /// needed.
+    pub fn last_heal(&self) -> Option<Result<RepairReport>> {
+        self.inner.heals.lock().last.clone()
+    }
+
+    fn note_heal(&self, outcome: Result<RepairReport>) {
+        let mut heals = self.inner.heals.lock();
+        heals.count += u64::from(outcome.is_ok());
+        heals.last = Some(outcome);
+    }
+
+    /// Mends a dataset that follows by what its leader has. It is closed meanwhile, for as long as it
+    /// takes to read it and the copy; the copy is fetched before.
+    pub(crate) fn heal(&self, dataset: &Dataset, goes_on: &dyn Fn() -> bool) -> Result<(), ()> {
+        let outcome = self.mend(dataset, goes_on);
+        let is_healed = outcome.is_ok();
+        self.note_heal(outcome);
+        is_healed.then_some(()).ok_or(())
+    }
+
+    fn mend(&self, dataset: &Dataset, goes_on: &dyn Fn() -> bool) -> Result<RepairReport> {
+        let (env, root) = (self.env().clone(), self.path().to_owned());
+        let id = dataset.inner().store().id().clone();
+        let peers = &self.options().heal_from;
+        let copy = Fetched::new(&env, &root, peers, std::slice::from_ref(&id), goes_on)?;
+        let copy_dir = copy.dir().to_owned();
+        let work = move || repair::mend(&root, &copy_dir, &id, &env);
+        match self.hub() {
+            Some(hub) => hub.closed(dataset, work)?,
+            None => dataset.inner().closed(work)?,
+        }
+    }
+
     /// The running node, where this database serves or follows.
     pub(crate) fn hub(&self) -> Option<Arc<Hub>> {
         self.inner.hub.lock().clone()
@@ -353,6 +439,7 @@ impl Database {
     pub fn stats(&self) -> DatabaseStats {
         DatabaseStats {
             datasets: self.datasets().iter().map(Dataset::stats).collect(),
+            heal_count: self.inner.heals.lock().count,
         }
     }
 
@@ -392,6 +479,12 @@ impl Database {
     }
 }
 
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Database({})", self.inner.root.display())
+    }
+}
+
 impl Inner {
     fn close(&self) -> Result<()> {
         if self.closed.swap(true, Ordering::AcqRel) {
@@ -399,6 +492,9 @@ impl Inner {
         }
         if let Some(hub) = self.hub.lock().take() {
             hub.stop();
+        }
+        if let Some(scrubber) = self.scrubber.lock().take() {
+            scrubber.stop();
         }
         self.runtime.stop();
         let mut outcome = Ok(());

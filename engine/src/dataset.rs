@@ -18,6 +18,7 @@ use crate::store::batch::Changes;
 use crate::store::recover::Opening;
 use crate::store::write::Written;
 use crate::store::{RecoveryReport, Role, Shared, Store};
+use crate::verify::{Problem, VerifyReport};
 
 /// An open dataset. Clones are the same dataset.
 #[derive(Clone)]
@@ -88,12 +89,23 @@ impl DatasetInner {
             forks,
             elected,
         };
-        let opened = opening.run()?;
+        let opened = self.shared.with_reserve(|| opening.clone().run())?;
         self.acks.reset(opened.logs().len());
         *current = Arc::new(opened);
         drop(current);
         self.shared.hook.call();
         Ok(())
+    }
+
+    /// Does something while nothing is open, and opens again in the same role.
+    pub fn closed<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let role = self.store().role();
+        let mut done = None;
+        self.reopen(Reopen::role(role), || {
+            done = Some(work());
+            Ok(())
+        })?;
+        Ok(done.expect("it was done"))
     }
 
     pub fn close(&self) -> Result<()> {
@@ -205,6 +217,17 @@ impl Dataset {
     /// Why not: a failure that only a reopen mends, another leader, or that it was closed.
     pub fn health(&self) -> Result<()> {
         self.inner.store().check()
+    }
+
+    /// Reads everything that is stored of it once, in this thread, and tells what is damaged. A growing
+    /// segment is left out: recovery judges that.
+    pub fn scrub(&self) -> VerifyReport {
+        self.inner.store().scrub(&mut |_| {}, &|| true)
+    }
+
+    /// What the last scrub found, this process's or the background's.
+    pub fn damage(&self) -> Vec<Problem> {
+        self.inner.store().damage().lock().clone()
     }
 
     /// What it holds and has done.

@@ -30,6 +30,14 @@ pub enum Error {
     /// The log or the disk failed.
     #[error(transparent)]
     Log(#[from] strandline_wal::Error),
+    /// Stored bytes are damaged, and no copy mended them.
+    #[error("{damage}; it was not healed: {why}")]
+    NotHealed {
+        /// What is damaged.
+        damage: Box<Error>,
+        /// Why it still is.
+        why: Box<Error>,
+    },
     /// A key, value, batch or name is over its limit.
     #[error("{what} is {found} bytes, the limit is {limit}")]
     TooLarge {
@@ -130,6 +138,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Log(error) => log_kind(error),
+            Error::NotHealed { damage, .. } => damage.kind(),
             Error::TooLarge { .. } | Error::Argument { .. } | Error::NotFound { .. } => {
                 ErrorKind::Caller
             }

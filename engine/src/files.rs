@@ -4,6 +4,7 @@
 //! LOCK                      held by the one writing process
 //! READERS                   held shared by every process that reads
 //! NODE                      who this node is
+//! RESERVE                   disk space for removals on a full disk
 //! {dataset}/manifest        which files are live
 //! {dataset}/manifest.copy   the same once more
 //! {dataset}/epoch           the highest epoch opened or promised
@@ -30,6 +31,11 @@ pub fn readers(root: &Path) -> PathBuf {
 /// Who this node is.
 pub fn node(root: &Path) -> PathBuf {
     root.join("NODE")
+}
+
+/// Disk space for removals on a full disk.
+pub fn reserve(root: &Path) -> PathBuf {
+    root.join("RESERVE")
 }
 
 /// A dataset's directory.

@@ -47,6 +47,7 @@ pub mod replica;
 pub mod router;
 mod runtime;
 pub mod salvage;
+mod scrub;
 mod snapshot;
 pub mod stats;
 mod store;

@@ -88,6 +88,17 @@ pub struct Options {
     pub run_count_max: usize,
     /// Memory for table blocks where files are not mapped, in bytes. Default 64 MiB; any.
     pub cache_len_max: u64,
+    /// Disk space kept aside, in bytes, so that a full disk takes removals and compaction can free it;
+    /// everything else is refused until it is back. Default 64 MiB; any, 0 for none. It begins with
+    /// 4 MiB and grows with what flushes write.
+    pub reserve_len_max: u64,
+    /// Bytes per second that a thread reads of what is stored, over and over, to find damage before it is
+    /// asked for. Default 0: none. See [`crate::Dataset::damage`].
+    pub scrub_rate: u64,
+    /// Addresses of nodes that may lead the datasets here. Damage that an open meets, and damage of a
+    /// follower that a scrub finds, is mended by itself by what the leader has. Default none: an open is
+    /// refused, and a scrub tells.
+    pub heal_from: Vec<String>,
     /// Log kept for followers that are connected or were within this run, in bytes. Default 1 GiB.
     /// A follower that falls behind further gets a checkpoint.
     pub follower_log_len_max: u64,
@@ -115,6 +126,9 @@ impl Default for Options {
             table_len_max: 64 << 20,
             run_count_max: 4,
             cache_len_max: 64 << 20,
+            reserve_len_max: 64 << 20,
+            scrub_rate: 0,
+            heal_from: Vec::new(),
             follower_log_len_max: 1 << 30,
             ack_timeout_ms: 10_000,
             background: Background::Thread,

@@ -12,6 +12,7 @@
 //! until they are whole, and take their place in one step that a crash cannot halve. The copy is only
 //! read.
 
+mod fetch;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,8 @@ use crate::replica::bundle::{finish_install, install_dir, staging_dir};
 use crate::store::epoch::EpochFile;
 use crate::table::{BlockCache, OpenOptions, Table};
 use crate::verify::{Problem, plans_of, recovery_plans, verify};
+
+pub(crate) use fetch::Fetched;
 
 /// A segment that got bytes from the copy.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -132,6 +135,49 @@ pub fn repair(root: &Path, copy: &Path, env: &Env) -> Result<RepairReport> {
     }
     report.problems = verify(root, env)?.problems;
     Ok(report)
+}
+
+/// Mends the database in `root`, which nobody may have open, by what the first of `peers` that leads has:
+/// it is fetched into `{root}.copy`, which is removed afterwards.
+///
+/// # Errors
+/// [`Error::Replication`] where no peer leads; as [`repair`].
+pub fn repair_from(root: &Path, peers: &[String], env: &Env) -> Result<RepairReport> {
+    let mut ids = Vec::new();
+    for entry in env.disk.list(root).during("list", root)? {
+        let id = DatasetId::new(&entry.name).ok();
+        let id = id.filter(|id| {
+            env.disk
+                .stat(&files::epoch(&files::dataset(root, id)))
+                .is_ok()
+        });
+        ids.extend(id);
+    }
+    if ids.is_empty() {
+        return Err(Error::NotFound {
+            what: "dataset",
+            name: root.display().to_string(),
+            hint: "; there is nothing to repair",
+        });
+    }
+    let copy = Fetched::new(env, root, peers, &ids, &|| true)?;
+    repair(root, copy.dir(), env)
+}
+
+/// Mends one dataset that this process has closed, in a database that it has open.
+pub(crate) fn mend(root: &Path, copy: &Path, id: &DatasetId, env: &Env) -> Result<RepairReport> {
+    let mut mending = Mending::begin(env, root, copy, id.clone())?;
+    mending.run()?;
+    if !mending.done.is_replaced && mending.lacks_something()? {
+        mending.try_replace()?;
+    }
+    let dir = files::dataset(root, id);
+    let mut problems = verify(root, env)?.problems;
+    problems.retain(|problem| problem.path.starts_with(&dir));
+    Ok(RepairReport {
+        datasets: vec![mending.done],
+        problems,
+    })
 }
 
 /// Whether the node's identity is damaged. A new one is made then, with a name of its own.

@@ -10,6 +10,8 @@ use crate::store::{Role, Store};
 pub struct DatabaseStats {
     /// By dataset name.
     pub datasets: Vec<DatasetStats>,
+    /// Repairs that the database did by itself.
+    pub heal_count: u64,
 }
 
 /// Numbers of one dataset. Lengths are in bytes; counts are since it was opened.
@@ -68,6 +70,12 @@ pub struct DatasetStats {
     pub segments_recycled: u64,
     /// Segment files that were removed.
     pub segments_removed: u64,
+    /// Bytes that scrubs read.
+    pub scrubbed_len: u64,
+    /// Whole passes of scrubs.
+    pub scrub_pass_count: u64,
+    /// Damaged places that the last one found.
+    pub damage_count: usize,
 }
 
 impl DatasetStats {
@@ -112,6 +120,9 @@ impl DatasetStats {
             values_moved: get(&counters.values_moved),
             segments_recycled: get(&counters.segments_recycled),
             segments_removed: get(&counters.segments_removed),
+            scrubbed_len: get(&counters.scrubbed_len),
+            scrub_pass_count: get(&counters.scrub_passes),
+            damage_count: store.damage().lock().len(),
         }
     }
 }

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use strandline_wal::batch::{Batch, BatchHeader, Damage, HEADER_LEN as BATCH_HEADER_LEN};
 use strandline_wal::io::{Access, Disk, Env, FileKind, read_exact_at};
 use strandline_wal::marks::Marks;
 use strandline_wal::recover::{FoundSegment, Known, Plan, plan};
+use strandline_wal::segment::SEGMENT_HEADER_LEN;
 use strandline_wal::{DatasetId, Error as LogError, IoContext, LogId, ShardId};
 
 use crate::error::{Error, Result};
@@ -108,6 +110,14 @@ pub(crate) fn plans_of(
 /// # Errors
 /// [`Error::NotFound`] where there is no database. Damage is no error: it is in the report.
 pub fn verify(root: &Path, env: &Env) -> Result<VerifyReport> {
+    verify_at_pace(root, env, &mut |_| {})
+}
+
+/// As [`verify`]; `pace` is told of the bytes of segments and tables as they are read, and may wait.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_at_pace(root: &Path, env: &Env, pace: Pace<'_>) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
     let entries = match env.disk.list(root) {
         Ok(entries) => entries,
@@ -136,6 +146,7 @@ pub fn verify(root: &Path, env: &Env) -> Result<VerifyReport> {
             id,
             dir: &dir,
             report: &mut report,
+            pace,
         })
         .run()
         {
@@ -154,7 +165,7 @@ pub fn verify(root: &Path, env: &Env) -> Result<VerifyReport> {
 }
 
 impl VerifyReport {
-    fn problem(&mut self, path: &Path, error: &LogError) {
+    pub(crate) fn problem(&mut self, path: &Path, error: &LogError) {
         let problem = match error {
             LogError::Corrupt {
                 path,
@@ -184,11 +195,104 @@ impl VerifyReport {
     }
 }
 
+/// Told of bytes as they are read; it may wait.
+pub type Pace<'a> = &'a mut dyn FnMut(usize);
+
+/// Bytes of a segment that are read at once, at least.
+const PIECE_LEN: u64 = 256 << 10;
+
+/// A segment's file and what its bytes must be.
+pub(crate) struct StoredSegment<'a> {
+    pub path: &'a Path,
+    pub nonce: u32,
+    /// Bytes of its header and batches.
+    pub data_len: u64,
+    /// Of a sealed one.
+    pub digest: Option<[u8; 32]>,
+}
+
+impl StoredSegment<'_> {
+    /// Reads every batch, and a sealed one's digest. Returns the number of batches.
+    pub fn check(&self, disk: &dyn Disk, pace: Pace<'_>) -> strandline_wal::Result<u64> {
+        let path = self.path;
+        let file = disk.open(path, Access::Read).during("open", path)?;
+        let mut digest = blake3::Hasher::new();
+        let mut read = |bytes: &mut Vec<u8>, from: u64, len: u64| {
+            let len = len.min(self.data_len - from);
+            let before = bytes.len();
+            bytes.resize(
+                before + usize::try_from(len).expect("a segment fits in memory"),
+                0,
+            );
+            read_exact_at(file.as_ref(), &mut bytes[before..], from).during("read", path)?;
+            digest.update(&bytes[before..]);
+            pace(bytes.len() - before);
+            Ok(())
+        };
+        let mut at = SEGMENT_HEADER_LEN as u64;
+        let mut bytes = Vec::new();
+        read(&mut bytes, 0, at)?;
+        // Of the bytes at hand, those before are checked; `at` is where they end in the file.
+        let mut done = bytes.len();
+        let mut batch_count = 0;
+        while at < self.data_len {
+            let rest = &bytes[done..];
+            let (end, needed) = (at + rest.len() as u64, batch_len(rest));
+            if needed > rest.len() && end < self.data_len {
+                let lacking = (needed - rest.len()) as u64;
+                bytes.drain(..done);
+                done = 0;
+                read(&mut bytes, end, lacking.max(PIECE_LEN))?;
+                continue;
+            }
+            let wrong =
+                |damage: Damage| LogError::corrupt(path, at, "batch", "an intact batch", damage);
+            let batch = Batch::decode(rest).map_err(wrong)?;
+            if batch.header.nonce != self.nonce {
+                let found = batch.header.nonce;
+                return Err(LogError::corrupt(path, at, "nonce", self.nonce, found));
+            }
+            let mut records = batch.records();
+            records
+                .try_for_each(|record| record.map(|_| ()))
+                .map_err(wrong)?;
+            batch_count += 1;
+            done += batch.header.batch_len();
+            at += batch.header.batch_len() as u64;
+        }
+        let found = digest.finalize();
+        match self.digest {
+            Some(digest) if *found.as_bytes() != digest => {
+                let expected = blake3::Hash::from_bytes(digest).to_hex();
+                let found = found.to_hex();
+                Err(LogError::corrupt(
+                    path,
+                    self.data_len,
+                    "digest",
+                    expected,
+                    found,
+                ))
+            }
+            _ => Ok(batch_count),
+        }
+    }
+}
+
+/// Bytes of the batch that begins here, as far as its header tells; where it is not here whole, those of
+/// a header.
+fn batch_len(bytes: &[u8]) -> usize {
+    match BatchHeader::decode(bytes) {
+        Ok((header, _)) => header.batch_len(),
+        Err(_) => BATCH_HEADER_LEN,
+    }
+}
+
 struct Check<'a> {
     env: &'a Env,
     id: DatasetId,
     dir: &'a Path,
     report: &'a mut VerifyReport,
+    pace: Pace<'a>,
 }
 
 impl Check<'_> {
@@ -245,51 +349,14 @@ impl Check<'_> {
         }
     }
 
-    /// Reads every batch of a segment, and a sealed one's digest.
     fn segment(&mut self, found: &FoundSegment) -> strandline_wal::Result<()> {
-        let file = self
-            .disk()
-            .open(&found.path, Access::Read)
-            .during("open", &found.path)?;
-        let mut bytes = vec![0; usize::try_from(found.data_len).expect("a segment fits in memory")];
-        read_exact_at(file.as_ref(), &mut bytes, 0).during("read", &found.path)?;
-        let mut at = strandline_wal::segment::SEGMENT_HEADER_LEN;
-        while at < bytes.len() {
-            let wrong = |damage: strandline_wal::batch::Damage| {
-                LogError::corrupt(&found.path, at as u64, "batch", "an intact batch", damage)
-            };
-            let batch = strandline_wal::batch::Batch::decode(&bytes[at..]).map_err(wrong)?;
-            if batch.header.nonce != found.header.nonce {
-                let (expected, found_nonce) = (found.header.nonce, batch.header.nonce);
-                return Err(LogError::corrupt(
-                    &found.path,
-                    at as u64,
-                    "nonce",
-                    expected,
-                    found_nonce,
-                ));
-            }
-            batch
-                .records()
-                .try_for_each(|record| record.map(|_| ()))
-                .map_err(wrong)?;
-            self.report.batch_count += 1;
-            at += batch.header.batch_len();
-        }
-        if let Some(footer) = &found.footer {
-            let digest = blake3::hash(&bytes);
-            if *digest.as_bytes() != footer.digest {
-                let expected = blake3::Hash::from_bytes(footer.digest).to_hex();
-                let at = footer.data_len;
-                return Err(LogError::corrupt(
-                    &found.path,
-                    at,
-                    "digest",
-                    expected,
-                    digest.to_hex(),
-                ));
-            }
-        }
+        let stored = StoredSegment {
+            path: &found.path,
+            nonce: found.header.nonce,
+            data_len: found.data_len,
+            digest: found.footer.as_ref().map(|footer| footer.digest),
+        };
+        self.report.batch_count += stored.check(self.env.disk.as_ref(), self.pace)?;
         Ok(())
     }
 
@@ -311,7 +378,7 @@ impl Check<'_> {
             self.report.file_count += 1;
             self.report.len += meta.len;
             for damage in table
-                .verify()
+                .verify_at_pace(self.pace)
                 .into_iter()
                 .chain(table.warnings().iter().cloned())
             {

@@ -46,6 +46,7 @@ pub fn small_options() -> Options {
         table_len_max: 64 << 10,
         large_value_len_min: 256,
         cache_len_max: 64 << 10,
+        reserve_len_max: 8 << 10,
         run_count_max: 4,
         ..Options::default()
     }

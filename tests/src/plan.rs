@@ -37,6 +37,7 @@ pub fn small_options() -> Options {
         // The cache reserves its table of entries at every open.
         cache_len_max: 256 << 10,
         run_count_max: 2,
+        reserve_len_max: 8 << 10,
         background: Background::Manual,
         ..Options::default()
     }

@@ -352,3 +352,53 @@ fn a_special_file_in_the_place_of_a_file_is_refused() {
         );
     }
 }
+
+/// A full disk refuses what takes space and takes removals, which free it, without a reopen and with
+/// one.
+#[test]
+fn a_full_disk_takes_removals_until_it_has_room_again() {
+    for is_reopened in [false, true] {
+        let machine = SimEnv::new(1);
+        let options = Options {
+            reserve_len_max: 512 << 10,
+            ..small_options()
+        };
+        let open = || options.clone().open_with("/db", machine.env()).unwrap();
+        let mut db = open();
+        let full = machine.disk.used_len() + (1 << 20);
+        machine.disk.limit(Some(full));
+        for round in 0..5 {
+            let map = db.keyspace("map").unwrap();
+            let put = |n: u32| map.put_with(key(n), [round; 400], Durability::Os);
+            let mut count = 0;
+            let error = loop {
+                match put(count) {
+                    Ok(()) => count += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(error.is_no_space(), "{error}");
+            assert!(count > 700, "round {round}: full after {count} values");
+            assert_eq!(state(&db).unwrap().len(), count as usize);
+            if is_reopened {
+                db.close().unwrap();
+                db = open();
+            }
+            let map = db.keyspace("map").unwrap();
+            for n in 0..count {
+                map.delete_with(key(n), Durability::Disk).unwrap();
+            }
+            // What is removed is removed, before its space is free.
+            assert!(state(&db).unwrap().is_empty());
+            db.dataset("").unwrap().compact().unwrap();
+            assert!(
+                machine.disk.used_len() < full - (512 << 10),
+                "round {round}"
+            );
+        }
+        let mut batch = db.dataset("").unwrap().batch();
+        batch.put(&db.keyspace("map").unwrap(), "a", "b").unwrap();
+        batch.commit().unwrap();
+        db.close().unwrap();
+    }
+}

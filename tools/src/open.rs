@@ -34,6 +34,9 @@ pub struct Writing {
     /// Number of shards, fixed when the database is created
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
+    /// Bytes per second that the database reads to find damage.
+    #[arg(skip)]
+    pub scrub_rate: u64,
 }
 
 fn level(text: &str) -> Result<Durability, String> {
@@ -107,6 +110,7 @@ impl Writing {
     pub fn options(&self, root: &Path) -> Result<Options> {
         let mut options = stored_options(&Env::real_pread(), root)?;
         options.durability = self.durability;
+        options.scrub_rate = self.scrub_rate;
         if let Some(shards) = self.shards.filter(|n| *n != options.router.shard_count()) {
             options.router = ShardRouter::hash(shards)?;
         }
@@ -153,7 +157,7 @@ fn refuse_foreign(root: &Path) -> Result<()> {
     }
     let only_ours = entries
         .iter()
-        .all(|entry| ["LOCK", "READERS", "NODE"].contains(&entry.name.as_str()));
+        .all(|entry| ["LOCK", "READERS", "NODE", "RESERVE"].contains(&entry.name.as_str()));
     match only_ours {
         true => Ok(()),
         false => Err(Failure::usage(format!(

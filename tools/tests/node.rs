@@ -330,3 +330,36 @@ fn a_damaged_node_is_repaired_from_the_leader_and_from_a_checkpoint() {
         said.text()
     );
 }
+
+#[test]
+fn a_follower_that_may_heal_mends_its_damage_and_a_scrub_tells_of_it() {
+    let bench = Bench::new();
+    let (a, b) = (bench.path("a"), bench.path("b"));
+    load(&a, 0, 3_000, "2");
+    let leader = serve(&a);
+    let follower = follow(&b, &leader.address);
+    wait_equal(&leader.address, &follower.address);
+    follower.stop();
+    let before = verb("scan", &b, &[]).exits(0).text().to_owned();
+    verb("scrub", &b, &["--rate", "100000000"]).exits(0);
+    verb("scrub", &b, &["--rate", "0"]).exits(2);
+    for slot in ["manifest", "manifest.copy"] {
+        std::fs::write(b.join("primary").join(slot), b"?").unwrap();
+    }
+    let said = verb("scrub", &b, &[]).exits(1);
+    assert!(said.text().contains("manifest"), "{}", said.text());
+    verb("follow", &b, &["--leader", &leader.address]).exits(1);
+    let follower = Node::start(&[
+        "follow",
+        b.to_str().unwrap(),
+        "--leader",
+        &leader.address,
+        "--heal",
+        "--scrub-rate",
+        "100000000",
+    ]);
+    wait_equal(&leader.address, &follower.address);
+    follower.stop();
+    verb("scrub", &b, &[]).exits(0);
+    assert_eq!(verb("scan", &b, &[]).exits(0).text(), before);
+}

@@ -11,7 +11,7 @@
 //! | how a batch gets into the log | [`writer`], [`publish`], [`group`] |
 //! | how it comes out again | [`log`], [`reader`] |
 //! | what happens after a crash | [`recover`] plans, [`mod@open`] acts |
-//! | where files come from and go to | [`pool`] |
+//! | where files come from and go to, what is kept for a full disk | [`pool`], [`reserve`] |
 //!
 //! The crate knows no keys, values, keyspaces or peers: a record is a head and a body. Every byte
 //! goes through [`io::Env`], so that one seed can replay everything.
@@ -33,6 +33,7 @@ pub mod publish;
 pub mod reader;
 pub mod recover;
 pub mod repair;
+pub mod reserve;
 pub mod segment;
 pub mod slots;
 mod sync;

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::{IoContext, Result};
-use crate::io::{Access, Env, File};
+use crate::io::{Access, Env, File, fill_zeros};
 use crate::log::Segment;
 use crate::segment::Footer;
-use crate::writer::fill_zeros;
 
 /// Spares kept for one database.
 pub const SPARE_COUNT_MAX: usize = 2;

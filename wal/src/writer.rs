@@ -16,7 +16,7 @@ use crate::batch::{Batch, BatchHeader, HEADER_LEN, SealedPayload, VERSION};
 use crate::error::{Error, IoContext, Result};
 use crate::ids::{Epoch, Hlc, Position};
 use crate::io::map::Slot;
-use crate::io::{File, Image, write_all_at};
+use crate::io::{File, Image};
 use crate::log::{Log, Progress, Sealed, Segment};
 use crate::pool::Pool;
 use crate::segment::{
@@ -793,17 +793,4 @@ fn hex(bytes: &[u8]) -> String {
 
 fn nonzero(nonce: u32) -> u32 {
     nonce.max(1)
-}
-
-/// Writes zeros over a file from `at` to `end`, so that later writes allocate nothing.
-pub(crate) fn fill_zeros(file: &dyn File, mut at: u64, end: u64) -> std::io::Result<()> {
-    const STEP: usize = 256 << 10;
-    let step_len = |at: u64| usize::try_from(end.saturating_sub(at)).map_or(STEP, |n| n.min(STEP));
-    let zeros = vec![0; step_len(at)];
-    while at < end {
-        let step = &zeros[..step_len(at)];
-        write_all_at(file, step, at)?;
-        at += step.len() as u64;
-    }
-    Ok(())
 }

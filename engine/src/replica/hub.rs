@@ -136,6 +136,16 @@ impl Hub {
         self.call(move |node, now| node.follow(now, &dataset, &peers))?
     }
 
+    /// Does something with a dataset that follows while it is closed.
+    pub fn closed<T: Send + 'static>(
+        &self,
+        dataset: &Dataset,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let dataset = dataset.clone();
+        self.call(move |node, now| node.closed(now, &dataset, work))?
+    }
+
     pub fn retire(&self, dataset: &Dataset) {
         let dataset = dataset.clone();
         // A thread that has ended follows nothing any more.

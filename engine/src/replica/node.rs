@@ -185,6 +185,27 @@ impl Node {
         Ok(())
     }
 
+    /// Does something with a dataset that follows while it is closed, and goes on following.
+    ///
+    /// # Errors
+    /// The disk's, where it cannot be opened again.
+    pub(super) fn closed<T>(
+        &mut self,
+        now: Now,
+        dataset: &Dataset,
+        work: impl FnOnce() -> T,
+    ) -> Result<T> {
+        let id = dataset.inner().store().id().clone();
+        let observed = self.status.lock().get(&id).cloned();
+        self.driver.command(now, Command::Retire(id));
+        let done = dataset.inner().closed(work)?;
+        if let Some(observed) = observed {
+            let leader = Some(observed.leader).filter(|leader| !leader.is_empty());
+            self.follow(now, dataset, leader.as_slice())?;
+        }
+        Ok(done)
+    }
+
     /// Lets go of a dataset: nothing of it is shipped or followed any more.
     pub fn retire(&mut self, now: Now, dataset: &Dataset) {
         let id = dataset.inner().store().id().clone();

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use strandline_wal::ShardId;
 
@@ -27,6 +28,8 @@ use crate::table::{EntryKind, PointerSource, ValuePointer, ValueSource};
 const BOTTOM_SHARE: u64 = 4;
 /// Segments with less than this share of live values give them up when they are met.
 const LIVE_SHARE_MIN: f64 = 0.5;
+/// A compaction that met a full disk is not tried again by itself for so long.
+const NO_SPACE_PAUSE_NS: u64 = 5_000_000_000;
 /// Dead values below this are not worth a compaction of their own, in bytes.
 const DEAD_LEN_MIN: u64 = 4 << 20;
 
@@ -40,11 +43,15 @@ impl Store {
         if self.role == Role::Reader {
             return Ok(false);
         }
+        let after_ns = self.counters.compact_after_ns.load(Ordering::Relaxed);
+        if self.shared.env.clock.mono_ns() < after_ns {
+            return Ok(false);
+        }
         let _compacting = self.compacting.lock();
         let view = self.view();
         match self.choose(&view) {
             None => Ok(false),
-            Some(runs) => self.merge_runs(view, runs).map(|()| true),
+            Some(runs) => self.merge(view, &runs).map(|()| true),
         }
     }
 
@@ -60,7 +67,24 @@ impl Store {
             return Ok(());
         }
         let all = 0..view.runs.len();
-        self.merge_runs(view, all)
+        self.merge(view, &all)
+    }
+
+    /// Merges runs that lie side by side into one, and removes what nobody needs then.
+    fn merge(&self, view: Arc<View>, runs: &Range<usize>) -> Result<()> {
+        let merged = self.shared.with_reserve(|| self.merge_runs(&view, runs));
+        if merged.as_ref().is_err_and(Error::is_no_space) {
+            let until_ns = self.shared.env.clock.mono_ns() + NO_SPACE_PAUSE_NS;
+            self.counters
+                .compact_after_ns
+                .store(until_ns, Ordering::Relaxed);
+        }
+        // It pins segments, and only a file that nobody holds is used again.
+        drop(view);
+        self.remove_tables(&merged?)?;
+        self.drop_segments()?;
+        self.shared.refill_reserve();
+        Ok(())
     }
 
     /// The runs to merge, newest first, or `None`.
@@ -114,10 +138,10 @@ impl Store {
             && view.runs.len() > 1
     }
 
-    /// Merges runs that lie side by side into one.
-    fn merge_runs(&self, view: Arc<View>, runs: Range<usize>) -> Result<()> {
+    /// Puts one run in the place of several, and returns the tables that it replaces.
+    fn merge_runs(&self, view: &View, runs: &Range<usize>) -> Result<Vec<u64>> {
         let inputs = &view.runs[runs.clone()];
-        let live = Self::live_lens(&view);
+        let live = Self::live_lens(view);
         let leaves = |pointer: &ValuePointer| {
             let place = (pointer.shard, pointer.file);
             let all = view
@@ -138,7 +162,7 @@ impl Store {
             .collect();
         let mut entries = CompactionIter::new(Merge::new(cursors), rules, |_| {});
         let mut outputs = Outputs::new(self);
-        let copied = self.copy_entries(&view, &mut entries, &leaves, &mut outputs);
+        let copied = self.copy_entries(view, &mut entries, &leaves, &mut outputs);
         if let Err(error) = copied {
             outputs.discard();
             return Err(error);
@@ -165,10 +189,7 @@ impl Store {
             },
         )?;
         Counters::add(&self.counters.compactions, 1);
-        // It pins segments, and only a file that nobody holds is used again.
-        drop(view);
-        self.remove_tables(&gone)?;
-        self.drop_segments()
+        Ok(gone)
     }
 
     fn copy_entries<F: FnMut(super::merge::Dropped<'_>)>(

@@ -55,7 +55,11 @@ impl Store {
         let Some(complete) = self.make_durable(&sealed)? else {
             return Ok(false);
         };
-        let outcome = self.flush_level(&sealed, &complete);
+        // What it writes must find room on a full disk: as much as there is of the log, at most. That
+        // is tried again at the next flush.
+        let _ = self.shared.reserve.grow(sealed.level.log_len());
+        let flushed = || self.flush_level(&sealed, &complete);
+        let outcome = self.shared.with_reserve(flushed);
         *self.pressure.failed.lock() = outcome.as_ref().err().cloned();
         self.pressure.changed.notify_all();
         outcome?;
@@ -64,6 +68,7 @@ impl Store {
         // It pins segments, and only a file that nobody holds is used again.
         drop(sealed);
         self.drop_segments()?;
+        self.shared.refill_reserve();
         (self.shared.wake)();
         Ok(true)
     }

@@ -104,7 +104,14 @@ impl Store {
         let level = Arc::clone(&commit.level);
         let writer = &mut commit.writers[usize::from(shard.0)];
         let before = writer.position().seq;
-        let appended = writer.append_verbatim(segment, at, bytes);
+        let mut appended = writer.append_verbatim(segment, at, bytes);
+        if let Err(error) = &appended
+            && error.is_no_space()
+            && self.shared.reserve.release()
+        {
+            // A follower cannot choose what it takes; what frees space may be next.
+            appended = writer.append_verbatim(segment, at, bytes);
+        }
         // Whatever was appended before an error is in the log, and so must be in the state.
         let after = writer.position().seq;
         if after > before {

@@ -42,6 +42,7 @@ use strandline_wal::log::Log;
 use strandline_wal::marks::Marks;
 use strandline_wal::pool::Pool;
 use strandline_wal::publish::Publisher;
+use strandline_wal::reserve::Reserve;
 use strandline_wal::writer::Writer;
 use strandline_wal::{DatasetId, Epoch, Hlc, ShardId};
 
@@ -49,6 +50,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{EpochEntry, Manifest};
 use crate::options::{Background, Options};
 use crate::table::{BlockCache, OpenOptions};
+use crate::verify::Problem;
 use catalog::Catalog;
 use epoch::EpochFile;
 pub use recover::RecoveryReport;
@@ -74,11 +76,31 @@ pub(crate) struct Shared {
     pub options: Arc<Options>,
     pub pool: Arc<Pool>,
     pub cache: Arc<BlockCache>,
+    pub reserve: Arc<Reserve>,
     /// Wakes background work.
     pub wake: Arc<dyn Fn() + Send + Sync>,
     pub node: crate::node::NodeIdentity,
     /// Called after anything new is in a log or committed.
     pub hook: Arc<Hook>,
+}
+
+impl Shared {
+    /// Does what frees space or must not fail for lack of it: on a full disk once more, with the
+    /// reserve given up.
+    pub fn with_reserve<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        match work() {
+            Err(error) if error.is_no_space() && self.reserve.release() => work(),
+            done => done,
+        }
+    }
+
+    /// Takes the reserve back after space was freed.
+    pub fn refill_reserve(&self) {
+        if self.reserve.is_released() {
+            // Where there is too little space still, the next write is told so.
+            let _ = self.reserve.restore();
+        }
+    }
 }
 
 /// One dataset's state.
@@ -112,6 +134,8 @@ pub(crate) struct Store {
     /// Per shard, the first sequence that some follower still needs; `u64::MAX` where none does.
     floors: Vec<AtomicU64>,
     counters: Counters,
+    /// What the last scrub found.
+    damage: Mutex<Vec<Problem>>,
     report: RecoveryReport,
     /// Per shard, who led which part of the log, oldest first.
     epochs: Mutex<Vec<Vec<EpochEntry>>>,
@@ -168,7 +192,11 @@ pub(crate) struct Counters {
     pub values_moved: AtomicU64,
     pub segments_recycled: AtomicU64,
     pub segments_removed: AtomicU64,
+    pub scrubbed_len: AtomicU64,
+    pub scrub_passes: AtomicU64,
     pub last_write_ns: AtomicU64,
+    /// No compaction by itself before.
+    pub compact_after_ns: AtomicU64,
 }
 
 impl Counters {
@@ -226,6 +254,11 @@ impl Store {
         &self.watermarks
     }
 
+    /// What the last scrub found.
+    pub fn damage(&self) -> &Mutex<Vec<Problem>> {
+        &self.damage
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -281,6 +314,12 @@ impl Store {
     /// The manifest as it was last stored.
     pub fn manifest(&self) -> Manifest {
         self.manifest.lock().clone()
+    }
+
+    /// Runs `f` while the manifest is not being stored.
+    pub fn with_manifest<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _manifest = self.manifest.lock();
+        f()
     }
 
     /// Holds flushes and compactions back and runs `f` on the manifest: no file that it names is

@@ -52,6 +52,7 @@ pub struct RecoveryReport {
 pub(crate) const NO_LINEAGE: [u8; 16] = [0; 16];
 
 /// How to open a dataset.
+#[derive(Clone)]
 pub(crate) struct Opening<'a> {
     pub shared: Shared,
     pub id: DatasetId,
@@ -142,6 +143,7 @@ impl Opening<'_> {
             epoch_file: Mutex::new(epoch_file),
             floors,
             counters: Default::default(),
+            damage: Mutex::default(),
             report,
             pending: Mutex::new(pending),
             epochs: Mutex::new(epochs),

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_wal::batch::SealedPayload;
+use strandline_wal::batch::{Kind, SealedPayload};
 use strandline_wal::publish::Ticket;
 use strandline_wal::writer::{Filled, Reservation};
 use strandline_wal::{Hlc, ShardId};
@@ -49,11 +49,18 @@ pub struct Written {
     pub seq: u64,
 }
 
+/// Whether a batch only takes keys away, and so may use the reserve.
+fn is_removal(payload: &SealedPayload) -> bool {
+    let mut records = payload.records();
+    records.all(|record| record.is_ok_and(|record| record.kind == Kind::Delete))
+}
+
 impl Store {
     /// Writes a batch and waits until it has reached the local part of `level`.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`]; the log's: nothing is written where no space was reserved, and after a
+    /// [`Error::ReadOnly`]; a full disk's, where the batch does more than remove keys and the reserve is
+    /// given up; the log's: nothing is written where no space was reserved, and after a
     /// failed write or sync the outcome is unknown until the database is reopened.
     pub fn write(&self, changes: Changes, level: Durability) -> Result<Written> {
         let (home, payload) = changes.seal();
@@ -69,8 +76,17 @@ impl Store {
         if self.role != Role::Leader {
             return Err(self.read_only());
         }
+        let reserve = &self.shared.reserve;
+        if reserve.is_released() && !is_removal(payload) {
+            reserve.restore()?;
+        }
         self.make_way()?;
-        let place = self.reserve(home, payload)?;
+        let place = match self.reserve(home, payload) {
+            Err(error) if error.is_no_space() && is_removal(payload) && reserve.release() => {
+                self.reserve(home, payload)
+            }
+            place => place,
+        }?;
         let written = self.finish(home, payload, place);
         Counters::add(&self.counters.batches, 1);
         Counters::add(&self.counters.records, payload.record_count().into());
@@ -300,6 +316,9 @@ impl Store {
                 name: name.to_owned(),
                 hint,
             });
+        }
+        if self.shared.reserve.is_released() {
+            self.shared.reserve.restore()?;
         }
         {
             // Under the lock, so that two callers of one name get one number.

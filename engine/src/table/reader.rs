@@ -296,7 +296,12 @@ impl Table {
 
     /// Reads the whole file again and reports everything that is not as it was written.
     pub fn verify(&self) -> Vec<Damage> {
-        super::verify::verify(self)
+        self.verify_at_pace(&mut |_| {})
+    }
+
+    /// As [`Table::verify`]; `pace` is told of the bytes that were read, and may wait.
+    pub fn verify_at_pace(&self, pace: &mut dyn FnMut(usize)) -> Vec<Damage> {
+        super::verify::verify(self, pace)
     }
 }
 

@@ -19,13 +19,14 @@ use super::reader::Table;
 use super::record::{ALIGN_LEN, Record};
 
 /// Checks every byte of the file, and that chunks, indexes and properties agree.
-pub(super) fn verify(table: &Table) -> Vec<Damage> {
+pub(super) fn verify(table: &Table, pace: &mut dyn FnMut(usize)) -> Vec<Damage> {
     let mut check = Check {
         table,
         damages: table.warnings.clone(),
         digest: Some(blake3::Hasher::new()),
         counted: Properties::empty(),
         is_behind_damage: false,
+        pace,
     };
     check.header();
     for chunk in 0..table.chunks.count() {
@@ -51,6 +52,7 @@ struct Check<'t> {
     counted: Properties,
     /// The chunk before was bad, so that the next name may have its newest version in there.
     is_behind_damage: bool,
+    pace: &'t mut dyn FnMut(usize),
 }
 
 impl Check<'_> {
@@ -59,6 +61,7 @@ impl Check<'_> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         match read_exact_at(self.table.file.as_ref(), &mut bytes, range.start) {
             Ok(()) => {
+                (self.pace)(bytes.len());
                 if let Some(digest) = &mut self.digest {
                     digest.update(&bytes);
                 }

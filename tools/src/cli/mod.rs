@@ -55,6 +55,8 @@ enum Verb {
     Status(node::Status),
     /// Check every byte and name what is damaged
     Verify(show::Verify),
+    /// Check every byte, no faster than asked
+    Scrub(show::Scrub),
     /// Make a checkpoint: an independent database that shares its files
     Checkpoint(repair::Checkpoint),
     /// Mend a damaged database by another node's copy of it
@@ -95,6 +97,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Promote(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
+        Verb::Scrub(verb) => verb.run(),
         Verb::Checkpoint(verb) => verb.run(),
         Verb::Repair(verb) => verb.run(),
         Verb::Salvage(verb) => verb.run(),

@@ -31,13 +31,20 @@ pub struct Serve {
     listen: String,
     #[command(flatten)]
     writing: Writing,
+    /// Bytes per second to read of what is stored, to find damage before it is asked for; 0: none
+    #[arg(long, default_value_t = 0, value_name = "BYTES")]
+    scrub_rate: u64,
 }
 
 impl Serve {
     pub(super) fn run(self) -> Result<Exit> {
         let mut ending = Ending::prepare()?;
         open::datasets(&Env::real_pread(), &self.place.dir)?;
-        let (database, _) = self.writing.open(&self.place)?;
+        let writing = Writing {
+            scrub_rate: self.scrub_rate,
+            ..self.writing
+        };
+        let (database, _) = writing.open(&self.place)?;
         let server = database.serve(&self.listen)?;
         say(&format!("listening {}", server.address()))?;
         ending.wait();
@@ -66,6 +73,13 @@ pub struct Follow {
     /// Address to listen on for status calls and promotions of others
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     listen: String,
+    /// Mend damaged files by what the leader has: those that the start meets, and those that a scrub
+    /// finds
+    #[arg(long)]
+    heal: bool,
+    /// Bytes per second to read of what is stored, to find damage before it is asked for; 0: none
+    #[arg(long, default_value_t = 0, value_name = "BYTES")]
+    scrub_rate: u64,
 }
 
 impl Follow {
@@ -79,10 +93,21 @@ impl Follow {
         let following = database.follow(&self.leader, &self.place.dataset)?;
         say(&format!("listening {}", server.address()))?;
         let mut told = FollowStatus::default();
+        let mut told_heals = 0;
         while !ending.has_come() {
             let now = following.status();
             tell(&told, &now);
             told = now;
+            let heal_count = database.stats().heal_count;
+            if heal_count > told_heals
+                && let Some(Ok(report)) = database.last_heal()
+            {
+                eprintln!(
+                    "mended {}",
+                    text::plural(report.repair_count() as u64, "place")
+                );
+            }
+            told_heals = heal_count;
             std::thread::sleep(POLL);
         }
         following.stop();
@@ -95,8 +120,21 @@ impl Follow {
     /// where a signal came before the leader answered.
     fn options(&self, ending: &mut Ending) -> Result<Option<Options>> {
         let root = &self.place.dir;
-        let mut options = follower_options(root)?;
-        if is_stored(root, &self.place.dataset)? {
+        let stored = match follower_options(root) {
+            // What the open meets and mends; the leader tells the layout.
+            Err(_) if self.heal => None,
+            options => Some(options?),
+        };
+        let is_whole = stored.is_some();
+        let mut options = Options {
+            scrub_rate: self.scrub_rate,
+            ..stored.unwrap_or_default()
+        };
+        options.node.role = NodeRole::Follower;
+        if self.heal {
+            options.heal_from = vec![self.leader.clone()];
+        }
+        if is_whole && is_stored(root, &self.place.dataset)? {
             return Ok(Some(options));
         }
         let mut is_told = false;

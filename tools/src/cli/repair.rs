@@ -2,20 +2,14 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
-use strandline::repair::{RepairReport, RepairedDataset, repair};
-use strandline::replica::remote_status;
-use strandline::{DatasetId, NodeRole, Options, ShardRouter};
+use strandline::repair::{RepairReport, RepairedDataset, repair, repair_from};
 use strandline_wal::io::Env;
 
-use crate::failure::{During, Exit, Failure, Result};
+use crate::failure::{Exit, Result};
 use crate::{open, text};
-
-/// Longest silence of the peer while its log is fetched.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `strandline repair`
 #[derive(Args)]
@@ -42,10 +36,7 @@ impl Repair {
     pub(super) fn run(self) -> Result<Exit> {
         let env = Env::real_pread();
         let report = match (&self.from, &self.copy) {
-            (Some(peer), _) => {
-                let fetched = Fetched::new(&env, &self.dir, peer)?;
-                repair(&self.dir, &fetched.dir, &env)?
-            }
+            (Some(peer), _) => repair_from(&self.dir, std::slice::from_ref(peer), &env)?,
             (None, copy) => {
                 let copy = copy.as_deref().unwrap_or(Path::new(""));
                 repair(&self.dir, copy, &env)?
@@ -60,84 +51,6 @@ impl Repair {
             true => Ok(Exit::Ok),
             false => Ok(Exit::Problems),
         }
-    }
-}
-
-/// A copy that was fetched beside the damaged database; removed when it is dropped.
-struct Fetched {
-    dir: PathBuf,
-}
-
-impl Drop for Fetched {
-    fn drop(&mut self) {
-        // It is nobody's only copy, and the next repair removes what is left of it.
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-impl Fetched {
-    /// Follows the peer with a new node until it has everything that the peer has now.
-    fn new(env: &Env, root: &Path, peer: &str) -> Result<Fetched> {
-        let mut dir = root.as_os_str().to_owned();
-        dir.push(".copy");
-        let fetched = Fetched {
-            dir: PathBuf::from(dir),
-        };
-        env.disk
-            .remove_dir_all(&fetched.dir)
-            .during("remove", &fetched.dir)?;
-        let mut any = false;
-        for entry in env.disk.list(root).during("list", root)? {
-            let Ok(id) = DatasetId::new(&entry.name) else {
-                continue;
-            };
-            if env.disk.stat(&root.join(&entry.name).join("epoch")).is_ok() {
-                any = true;
-                fetched.fetch(env, root, peer, &id)?;
-            }
-        }
-        match any {
-            true => Ok(fetched),
-            false => Err(Failure::io(format!("{} has no dataset", root.display()))),
-        }
-    }
-
-    fn fetch(&self, env: &Env, root: &Path, peer: &str, id: &DatasetId) -> Result<()> {
-        let wanted = remote_status(peer, id.as_str())?;
-        // The layout is what the damaged manifest says, where it can still be read.
-        let mut options = open::stored_options(env, root).unwrap_or_default();
-        if usize::from(options.router.shard_count()) != wanted.positions.len() {
-            let shards = u16::try_from(wanted.positions.len()).unwrap_or(u16::MAX);
-            options = Options {
-                router: ShardRouter::hash(shards)?,
-                ..options
-            };
-        }
-        options.node.role = NodeRole::Follower;
-        let database = options.open(&self.dir)?;
-        let following = database.follow(peer, id.as_str())?;
-        let (mut moved, mut last) = (Instant::now(), following.status());
-        loop {
-            let now = following.status();
-            let has = |n: usize, want: &strandline::Position| {
-                now.positions
-                    .get(n)
-                    .is_some_and(|have| have.seq >= want.seq)
-            };
-            let wants = wanted.positions.iter().enumerate();
-            if wants.clone().all(|(n, want)| has(n, want)) {
-                break;
-            }
-            if now.positions != last.positions || now.bundle_count != last.bundle_count {
-                (moved, last) = (Instant::now(), now);
-            } else if moved.elapsed() > PATIENCE {
-                let why = now.last_error.unwrap_or("no bytes came".to_owned());
-                return Err(Failure::io(format!("{peer}: {why}")));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        following.stop();
-        Ok(database.close()?)
     }
 }
 

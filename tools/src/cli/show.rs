@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -103,6 +104,37 @@ impl Verify {
     pub(super) fn run(self) -> Result<Exit> {
         let env = Env::real_pread();
         open::datasets(&env, &self.dir)?;
-        inspect::verify::run(&env, &self.dir, false, self.json)
+        inspect::verify::run(&env, &self.dir, false, self.json, &mut |_| {})
     }
 }
+
+/// `strandline scrub`
+#[derive(Args)]
+pub struct Scrub {
+    /// The database directory, which a process may have open
+    dir: PathBuf,
+    /// Bytes to read in a second
+    #[arg(long, default_value_t = 16 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Scrub {
+    pub(super) fn run(self) -> Result<Exit> {
+        let env = Env::real_pread();
+        open::datasets(&env, &self.dir)?;
+        let mut ahead = Duration::ZERO;
+        let mut pace = |len: usize| {
+            ahead += Duration::from_secs_f64(len as f64 / self.rate as f64);
+            if ahead >= AHEAD {
+                std::thread::sleep(std::mem::take(&mut ahead));
+            }
+        };
+        inspect::verify::run(&env, &self.dir, false, self.json, &mut pace)
+    }
+}
+
+/// Time that a scrub is ahead of its rate before it waits.
+const AHEAD: Duration = Duration::from_millis(10);

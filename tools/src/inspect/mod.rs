@@ -103,7 +103,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Dump(verb) => verb.run(&env),
         Verb::Header(verb) => verb.run(&env),
         Verb::Stats(verb) => verb.run(&env),
-        Verb::Verify(verb) => verify::run(&env, &verb.dir, verb.deep, verb.json),
+        Verb::Verify(verb) => verify::run(&env, &verb.dir, verb.deep, verb.json, &mut |_| {}),
         Verb::Find(verb) => verb.run(&env),
         Verb::Diff(verb) => verb.run(&env),
         Verb::Recover(verb) => verb.run(&env),

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use strandline::verify::{Problem, VerifyReport};
-use strandline::{ShardId, verify::verify};
+use strandline::ShardId;
+use strandline::verify::{Pace, Problem, VerifyReport, verify_at_pace};
 use strandline_wal::batch::Damage;
 use strandline_wal::io::Env;
 use strandline_wal::{Epoch, Error, Hlc};
@@ -15,12 +15,13 @@ use super::walk::Found;
 use crate::failure::{Exit, Result};
 use crate::{open, text};
 
-/// Checks the database in a directory and prints what it found.
+/// Checks the database in a directory and prints what it found. `pace` is told of the bytes that are read,
+/// and may wait.
 ///
 /// # Errors
 /// I/O, where there is no database.
-pub fn run(env: &Env, root: &Path, deep: bool, as_json: bool) -> Result<Exit> {
-    let mut report = check(env, root)?;
+pub fn run(env: &Env, root: &Path, deep: bool, as_json: bool, pace: Pace<'_>) -> Result<Exit> {
+    let mut report = check(env, root, pace)?;
     if deep {
         let key_count = read_all(root, &mut report);
         report.notes.push(format!("read {key_count} keys"));
@@ -41,9 +42,9 @@ pub fn run(env: &Env, root: &Path, deep: bool, as_json: bool) -> Result<Exit> {
 ///
 /// # Errors
 /// I/O, where there is no database.
-pub fn check(env: &Env, root: &Path) -> Result<VerifyReport> {
+pub fn check(env: &Env, root: &Path, pace: Pace<'_>) -> Result<VerifyReport> {
     let datasets = store::datasets(env, root, None)?;
-    let mut report = verify(root, env)?;
+    let mut report = verify_at_pace(root, env, pace)?;
     for dataset in &datasets {
         for shard in dataset.shards() {
             let mut log = LogCheck {

@@ -153,6 +153,12 @@ pub trait File: Any + Send + Sync {
     /// Cuts or extends with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Takes the disk space from `at` to `end`, which become zeros where the file ended before. What
+    /// space it takes is all that counts.
+    fn allocate(&self, at: u64, end: u64) -> io::Result<()> {
+        fill_zeros(self, at, end)
+    }
+
     /// Whether there is nothing in it.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
@@ -184,8 +190,21 @@ pub fn read_exact_at(file: &dyn File, mut buf: &mut [u8], mut at: u64) -> io::Re
     Ok(())
 }
 
+/// Writes zeros over a file from `at` to `end`, so that later writes allocate nothing.
+pub(crate) fn fill_zeros<F: File + ?Sized>(file: &F, mut at: u64, end: u64) -> io::Result<()> {
+    const STEP: usize = 256 << 10;
+    let step_len = |at: u64| usize::try_from(end.saturating_sub(at)).map_or(STEP, |n| n.min(STEP));
+    let zeros = vec![0; step_len(at)];
+    while at < end {
+        let step = &zeros[..step_len(at)];
+        write_all_at(file, step, at)?;
+        at += step.len() as u64;
+    }
+    Ok(())
+}
+
 /// Writes all of `buf`; `WriteZero` where the disk takes no more.
-pub fn write_all_at(file: &dyn File, mut buf: &[u8], mut at: u64) -> io::Result<()> {
+pub fn write_all_at<F: File + ?Sized>(file: &F, mut buf: &[u8], mut at: u64) -> io::Result<()> {
     while !buf.is_empty() {
         match file.write_at(buf, at) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -276,6 +276,17 @@ impl File for RealFile {
         self.file.set_len(len)
     }
 
+    #[cfg(target_os = "linux")]
+    fn allocate(&self, at: u64, end: u64) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        use rustix::io::Errno;
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), at, end - at) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => super::fill_zeros(self, at, end),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     fn map(&self, len: usize) -> io::Result<Option<Map>> {
         if !self.can_map(len)? {
             return Ok(None);

@@ -1,0 +1,257 @@
+//! Damage that a database finds by itself, at an open or by a scrub, and a follower that mends it by what
+//! its leader has, over real sockets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use strandline::replica::{Following, Server};
+use strandline::verify::verify;
+use strandline::{Background, Database, Durability, ErrorKind, Options};
+use strandline_wal::io::Env;
+use strandline_wal::io::sim::SimEnv;
+
+fn options() -> Options {
+    Options {
+        durability: Durability::Os,
+        memtable_len_max: 64 << 10,
+        segment_len_start: 64 << 10,
+        segment_len_max: 64 << 10,
+        table_len_max: 64 << 10,
+        reserve_len_max: 64 << 10,
+        ..Options::default()
+    }
+}
+
+fn put(db: &Database, from: u32, to: u32) {
+    let map = db.keyspace("map").unwrap();
+    for n in from..to {
+        map.put(n.to_be_bytes(), [n as u8; 200]).unwrap();
+    }
+}
+
+fn values(db: &Database) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let map = db.keyspace("map").unwrap();
+    map.iter()
+        .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())))
+        .collect::<Result<_, _>>()
+        .unwrap()
+}
+
+fn files_of(root: &Path, suffix: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files_of(&path, suffix)),
+            false if path.to_string_lossy().ends_with(suffix) => found.push(path),
+            false => {}
+        }
+    }
+    found.sort();
+    found
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+fn wait(what: &str, mut is_done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_done() {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn wait_for_all(leader: &Database, follower: &Database) {
+    let wanted = leader.dataset("").unwrap().positions();
+    let follower = follower.dataset("").unwrap();
+    wait("the follower has everything", || {
+        let status = follower.follow_status().unwrap();
+        status.apply_lag == 0 && status.positions == wanted
+    });
+}
+
+/// A leader with tables and segments, and its follower that has everything.
+struct Pair {
+    dir: tempfile::TempDir,
+    leader: Database,
+    _server: Server,
+    address: String,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let dir = tempfile::tempdir().unwrap();
+        let leader = options().open(dir.path().join("leader")).unwrap();
+        leader.dataset("").unwrap();
+        let server = leader.serve("127.0.0.1:0").unwrap();
+        let address = server.address().to_string();
+        Pair {
+            dir,
+            leader,
+            _server: server,
+            address,
+        }
+    }
+
+    fn follower_dir(&self) -> PathBuf {
+        self.dir.path().join("follower")
+    }
+
+    fn follower(&self, options: Options) -> (Database, Following) {
+        let follower = options.open(self.follower_dir()).unwrap();
+        let following = follower.follow(&self.address, "").unwrap();
+        wait_for_all(&self.leader, &follower);
+        (follower, following)
+    }
+
+    fn healing(&self) -> Options {
+        Options {
+            heal_from: vec!["127.0.0.1:1".to_owned(), self.address.clone()],
+            ..options()
+        }
+    }
+}
+
+#[test]
+fn a_node_with_a_damaged_file_heals_at_its_open_when_it_may() {
+    let pair = Pair::new();
+    put(&pair.leader, 0, 1_500);
+    let (follower, following) = pair.follower(options());
+    follower.flush().unwrap();
+    following.stop();
+    follower.close().unwrap();
+    drop(follower);
+    let root = pair.follower_dir();
+    let table = files_of(&root, ".tbl").remove(0);
+    let segment = files_of(&root, ".seg").remove(0);
+    let manifest = root.join("primary/manifest");
+    for damaged in [table, segment, manifest] {
+        flip(&damaged, 20);
+        if damaged.ends_with("manifest") {
+            flip(&root.join("primary/manifest.copy"), 20);
+        }
+        let before = std::fs::read(&damaged).unwrap();
+        let refused = options().open(&root).expect_err(&damaged.to_string_lossy());
+        assert_eq!(refused.kind(), ErrorKind::Restore, "{refused}");
+        // Nobody there to ask: both reasons are told, and nothing is changed.
+        let alone = Options {
+            heal_from: vec!["127.0.0.1:1".to_owned()],
+            ..options()
+        };
+        let error = alone.open(&root).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Restore);
+        assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+        assert!(error.to_string().contains(&refused.to_string()), "{error}");
+        assert_eq!(std::fs::read(&damaged).unwrap(), before);
+        let healed = pair.healing().open(&root).unwrap();
+        let report = healed.last_heal().unwrap().unwrap();
+        assert!(
+            report.repair_count() > 0 && report.problems.is_empty(),
+            "{report:?}"
+        );
+        assert_eq!(healed.stats().heal_count, 1);
+        assert_eq!(values(&healed), values(&pair.leader));
+        healed.close().unwrap();
+        assert_eq!(verify(&root, &Env::real_pread()).unwrap().problems, []);
+        assert!(!root.with_extension("copy").exists());
+    }
+}
+
+#[test]
+fn a_scrub_finds_rot_and_a_follower_mends_it_while_it_follows() {
+    let pair = Pair::new();
+    put(&pair.leader, 0, 1_500);
+    let (follower, following) = pair.follower(Options {
+        scrub_rate: 1 << 30,
+        ..pair.healing()
+    });
+    follower.flush().unwrap();
+    let root = pair.follower_dir();
+    for (suffix, next) in [(".tbl", 1_500), (".seg", 1_600)] {
+        let heal_count = follower.stats().heal_count;
+        let damaged = files_of(&root, suffix).remove(0);
+        flip(&damaged, 9_000);
+        wait("it heals", || follower.stats().heal_count > heal_count);
+        let report = follower.last_heal().unwrap().unwrap();
+        assert!(report.repair_count() > 0, "{report:?}");
+        // It follows on.
+        put(&pair.leader, next, next + 100);
+        wait_for_all(&pair.leader, &follower);
+        assert_eq!(values(&follower), values(&pair.leader));
+    }
+    following.stop();
+    follower.close().unwrap();
+    assert_eq!(verify(&root, &Env::real_pread()).unwrap().problems, []);
+}
+
+/// Each flipped byte of a table or a sealed segment is found by a pass, with its file; an intact database
+/// gives none.
+#[test]
+fn a_pass_of_a_scrub_names_each_damaged_file() {
+    let machine = SimEnv::new(3);
+    let options = Options {
+        background: Background::Manual,
+        large_value_len_min: 1 << 10,
+        ..options()
+    };
+    let db = options.open_with("/db", machine.env()).unwrap();
+    put(&db, 0, 1_000);
+    let map = db.keyspace("map").unwrap();
+    for n in 0..40u32 {
+        map.put(n.to_be_bytes(), vec![7; 3_000]).unwrap();
+    }
+    db.flush().unwrap();
+    put(&db, 1_000, 1_100);
+    let dataset = db.dataset("").unwrap();
+    let report = dataset.scrub();
+    assert_eq!(report.problems, []);
+    assert!(
+        report.len > 300 << 10 && report.batch_count > 40,
+        "{report:?}"
+    );
+    let files = machine.disk.files();
+    let stored = files.iter().filter(|(path, _)| {
+        let name = path.to_string_lossy();
+        name.ends_with(".tbl") || name.contains("manifest") || name.ends_with("epoch")
+    });
+    let sealed: Vec<&PathBuf> = files
+        .keys()
+        .filter(|p| p.to_string_lossy().contains("wal-"))
+        .collect();
+    let sealed = sealed[..sealed.len() - 1]
+        .iter()
+        .map(|path| (*path, &files[*path]));
+    let mut count = 0;
+    for (path, bytes) in stored.chain(sealed) {
+        for at in (0..bytes.len()).step_by(bytes.len() / 13 + 1) {
+            let is_epoch = path.ends_with("epoch");
+            machine.disk.rot(path, at as u64, 1).unwrap();
+            let found = dataset.scrub().problems;
+            machine.disk.rot(path, at as u64, 1).unwrap();
+            let named = found.iter().filter(|problem| problem.path == *path);
+            // A slot of the record of epochs may be the older one, or empty.
+            assert!(
+                named.count() > 0 || is_epoch,
+                "{}, byte {at}: {found:?}",
+                path.display()
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 60, "{count}");
+    assert_eq!(dataset.scrub().problems, []);
+    let stats = dataset.stats();
+    assert!(stats.scrub_pass_count > count && stats.damage_count == 0);
+    db.close().unwrap();
+}
