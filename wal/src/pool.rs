@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::error::{IoContext, Result};
 use crate::io::{Access, Env, File, fill_zeros};
 use crate::log::Segment;
-use crate::segment::Footer;
+use crate::segment::{Footer, parse_file_name};
 
 /// Spares kept for one database.
 pub const SPARE_COUNT_MAX: usize = 2;
@@ -39,10 +39,14 @@ fn room(capacity: u64) -> u64 {
     capacity + Footer::len_max(capacity)
 }
 
-/// Whether a file name is a spare's: left over by a crash, to be removed.
+/// Whether a file name is a spare's, or a segment's that was being replaced: left over by a crash, to
+/// be removed.
 pub fn is_spare_name(name: &str) -> bool {
-    name.strip_prefix(PREFIX)
-        .is_some_and(|rest| rest.ends_with(SUFFIX))
+    let replaced = name.strip_suffix(".tmp").and_then(parse_file_name);
+    let is_spare = name
+        .strip_prefix(PREFIX)
+        .is_some_and(|rest| rest.ends_with(SUFFIX));
+    is_spare || replaced.is_some()
 }
 
 impl Pool {

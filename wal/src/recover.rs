@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::batch::{ALIGN, Batch, BatchHeader, Damage, HEADER_LEN};
 use crate::error::{Error, IoContext, Result};
 use crate::ids::{Epoch, Hlc, LogId, Position};
-use crate::io::{Access, Disk, File, FileKind, Map, read_exact_at};
+use crate::io::{Access, Disk, File, FileKind, Map, read_exact_at, replace_file};
 use crate::segment::{
     Footer, SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, TRAILER_LEN, parse_file_name,
     path_of,
@@ -782,6 +782,13 @@ pub fn execute(disk: &Arc<dyn Disk>, plan: &Plan) -> Result<()> {
                 // Removals reach the disk first, so that no crash leaves a gap behind the cut.
                 disk.sync_dir(&plan.dir)
                     .during("sync directory", &plan.dir)?;
+                if disk.stat(path).during("stat", path)?.link_count > 1 {
+                    // A checkpoint, or what it was made of, has this file too and keeps all of it.
+                    let file = disk.open(path, Access::Read).during("open", path)?;
+                    let bytes = read_all(file.as_ref(), *len, path)?;
+                    replace_file(disk.as_ref(), path, &bytes).during("replace", path)?;
+                    continue;
+                }
                 let file = disk.open(path, Access::Write).during("open", path)?;
                 file.set_len(*len).during("set length of", path)?;
                 file.sync().during("sync", path)?;
