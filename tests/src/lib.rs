@@ -7,7 +7,7 @@
 //! | how the two are held side by side | [`run`], [`reads`] |
 //! | what is asked after a crash | [`sweep`], of a follower [`follow`], of a deposed leader [`rejoin`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
-//! | what a killed process had promised | [`oracle`] |
+//! | what a killed process had promised | [`oracle`], and how it is started and heard [`writer`] |
 //! | what clients of a cluster or of threads may have seen | [`linear`], [`cluster`] |
 //! | what `FAULTS.md` promises, and by which tests | [`faults`] |
 //! | where randomness comes from, and how a failure is replayed | [`seed`] |
@@ -32,3 +32,4 @@ pub mod run;
 pub mod seed;
 pub mod sweep;
 pub mod workload;
+pub mod writer;

@@ -65,7 +65,7 @@ struct Thread {
 }
 
 /// Judges one database over many lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Oracle {
     seed: u64,
     threads: Vec<Thread>,
@@ -120,6 +120,17 @@ impl Oracle {
             write!(text, "{} ", thread.settled + 1).expect("writing to a string does not fail");
         }
         text
+    }
+
+    /// What a copy must hold that was begun when `earlier` was all that was known, and may hold what
+    /// is known now.
+    #[must_use]
+    pub fn as_of(&self, earlier: &Oracle) -> Oracle {
+        let mut copy = self.clone();
+        for (thread, then) in copy.threads.iter_mut().zip(&earlier.threads) {
+            thread.acked = then.acked;
+        }
+        copy
     }
 
     /// Reads a database after the death of its writer and judges it.

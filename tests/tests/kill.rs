@@ -1,138 +1,181 @@
 //! Processes that are killed while four threads write, on the real disk: nothing that they
 //! acknowledged is lost, and no batch is torn.
 //!
-//! The writer is this test binary, started again with variables that tell it what to be. It tells of
-//! each write before and after over a pipe that outlives it. `ROUNDS` says how often it is killed: 20
-//! times in the ordinary suite, 300 times where `STRANDLINE_LONG=1`.
+//! The kill falls among writes, during an open, a close, a compaction or a checkpoint, in turns. Each
+//! round goes on until its kill fell where it was meant to. `ROUNDS` says how many there are: 20 in the
+//! ordinary suite, 1,000 where `STRANDLINE_LONG=1`.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failing test")]
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::time::Duration;
 
-use strandline::{Background, Options, ShardRouter};
-use strandline_tests::oracle::{Oracle, THREAD_COUNT, intent};
+use strandline_tests::oracle::Oracle;
 use strandline_tests::seed::{self, Rng};
+use strandline_tests::writer::{self, Life, Phase, Start, database, options};
 
-const ROLE: &str = "STRANDLINE_KILL_DIR";
-const SEED: &str = "STRANDLINE_KILL_SEED";
-const NEXT: &str = "STRANDLINE_KILL_NEXT";
-
-fn options() -> Options {
-    Options {
-        router: ShardRouter::hash(3).unwrap(),
-        memtable_len_max: 256 << 10,
-        segment_len_start: 64 << 10,
-        segment_len_max: 512 << 10,
-        table_len_max: 256 << 10,
-        large_value_len_min: 2 << 10,
-        run_count_max: 2,
-        background: Background::Thread,
-        ..Options::default()
-    }
-}
+/// Most lives until a kill falls where it was meant to.
+const LIFE_COUNT_MAX: usize = 100;
 
 /// Not a test of its own: the process that is killed. Without its variables it does nothing.
 #[test]
 fn writer() {
-    let Ok(dir) = std::env::var(ROLE) else { return };
-    let seed: u64 = std::env::var(SEED).unwrap().parse().unwrap();
-    let next = std::env::var(NEXT).unwrap();
-    let next: Vec<u64> = next
-        .split_whitespace()
-        .map(|n| n.parse().unwrap())
-        .collect();
-    let db = options().open(dir).unwrap();
-    let map = db.keyspace("map").unwrap();
-    let dataset = db.dataset("").unwrap();
-    // One write call for each line: a line is told whole or not at all.
-    let tell = Mutex::new(std::io::stderr());
-    let line = |verb: char, thread: u64, number: u64| {
-        let text = format!("{verb} {thread} {number}\n");
-        tell.lock().unwrap().write_all(text.as_bytes()).unwrap();
-    };
-    std::thread::scope(|scope| {
-        for thread in 0..THREAD_COUNT {
-            let (dataset, map, line, first) = (&dataset, &map, &line, next[thread as usize]);
-            scope.spawn(move || {
-                for number in first.. {
-                    let intent = intent(seed, thread, number);
-                    let mut batch = dataset.batch();
-                    for (key, value) in &intent.changes {
-                        match value {
-                            Some(value) => batch.put(map, key, value).unwrap(),
-                            None => batch.delete(map, key).unwrap(),
-                        };
-                    }
-                    line('i', thread, number);
-                    batch.commit_with(intent.level).unwrap();
-                    line('a', thread, number);
-                }
-            });
-        }
-    });
+    writer::run();
 }
 
-/// One life: starts the writer, hears it for a while, kills it, hears the rest.
-fn life(dir: &Path, oracle: &mut Oracle, seed: u64, line_count: usize) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "writer", "--nocapture", "--test-threads=1"])
-        .env(ROLE, dir)
-        .env(SEED, seed.to_string())
-        .env(NEXT, oracle.next_numbers())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut heard = 0;
-    while heard < line_count {
-        let line = lines.next().expect("the writer lives until it is killed");
-        oracle.hear(&line.unwrap()).unwrap();
-        heard += 1;
-    }
-    // The next lines may be under way: the kill falls wherever the writer is by now.
-    child.kill().unwrap();
-    for line in lines {
-        oracle.hear(&line.unwrap()).unwrap();
-    }
-    assert!(!child.wait().unwrap().success());
+struct Killer<'a> {
+    dir: &'a Path,
+    rng: Rng,
+    oracle: Oracle,
+    /// By phase, within how many microseconds after its begin a kill falls. It follows the machine:
+    /// longer after each hit, shorter after each miss.
+    reach_us: [usize; Phase::EACH.len()],
+    kill_count: u64,
+    cut_count: usize,
+    checkpoint_count: usize,
+    collected: [u64; 2],
 }
 
-fn judge(rounds: u64) {
-    let base = seed::base(11);
-    let mut rng = Rng::new(base);
-    let dir = tempfile::tempdir().unwrap();
-    let mut oracle = Oracle::new(base);
-    let mut cuts = 0;
-    for round in 0..rounds {
-        // Now and then at once, while the open is young; now and then after a few thousand lines.
-        let line_count = match rng.below(5) {
-            0 => rng.within(0, 8),
-            1 => rng.within(1_000, 4_000),
-            _ => rng.within(8, 1_000),
+impl Killer<'_> {
+    /// A life that ends within a phase, if all goes well; returns whether it did.
+    fn kill_in(&mut self, phase: Phase, seed: u64) -> (Life, bool) {
+        // Now and then at once, while the open is young; now and then after many writes.
+        let count = match self.rng.below(5) {
+            0 => self.rng.within(0, 8),
+            1 => self.rng.within(500, 2_000),
+            _ => self.rng.within(8, 500),
         };
-        life(dir.path(), &mut oracle, base, line_count);
-        let db = options().open(dir.path()).unwrap();
-        cuts += db.dataset("").unwrap().recovery().cuts.len();
-        oracle
-            .judge(&db)
-            .unwrap_or_else(|error| panic!("STRANDLINE_SEED={base}: round {round}: {error}"));
-        db.close().unwrap();
+        let start = Start {
+            dir: self.dir,
+            seed,
+            phase,
+            count: count as u64,
+            by: &[],
+        };
+        // A later compaction finds more to collect.
+        let entry_count = match phase {
+            Phase::Compact => self.rng.within(1, 6),
+            _ => 1,
+        };
+        let mut life = start.spawn(&self.oracle);
+        let acked = self.oracle.acked_count;
+        let is_begun = |life: &Life, oracle: &Oracle| match phase {
+            Phase::Write => oracle.acked_count - acked >= count as u64,
+            _ => life.met.iter().filter(|met| **met == phase).count() >= entry_count,
+        };
+        while !is_begun(&life, &self.oracle) {
+            let is_alive = life.hear(&mut self.oracle);
+            let (failures, strange) = (&life.failures, &life.strange);
+            assert!(
+                is_alive,
+                "{phase}, STRANDLINE_SEED={seed}: {failures:?} {strange:?}"
+            );
+        }
+        let reach_us = &mut self.reach_us[phase as usize];
+        if phase != Phase::Write {
+            let wait_us = self.rng.below(*reach_us);
+            std::thread::sleep(Duration::from_micros(wait_us as u64));
+        }
+        let ended = life.kill(&mut self.oracle);
+        assert!(!ended.success(), "it was killed");
+        assert_eq!(life.failures, [""; 0]);
+        assert_eq!(life.strange, [""; 0]);
+        self.kill_count += 1;
+        for (sum, count) in self.collected.iter_mut().zip(life.collected) {
+            *sum += count;
+        }
+        let is_hit = phase == Phase::Write || life.within.contains(&phase);
+        *reach_us = match is_hit {
+            true => (*reach_us * 3 / 2).min(100_000),
+            false => (*reach_us / 2).max(20),
+        };
+        (life, is_hit)
     }
-    println!(
-        "kill -9: seed {base}, {rounds} rounds, {} writes acknowledged, 0 lost, 0 torn batches; {} \
-         were under way, {} of them there afterwards; {cuts} cuts",
-        oracle.acked_count, oracle.open_count, oracle.found_count
-    );
-    assert!(oracle.acked_count > rounds, "the writer writes");
+
+    fn judge(&mut self, life: &Life) -> Result<(), String> {
+        let text = |error: strandline::Error| error.to_string();
+        // The checkpoint first: opening it must do no harm to the files that both have.
+        let is_there = life.judge_checkpoint(self.dir, &self.oracle)?;
+        self.checkpoint_count += usize::from(is_there);
+        let db = options().open(database(self.dir)).map_err(text)?;
+        self.cut_count += db.dataset("").map_err(text)?.recovery().cuts.len();
+        self.oracle.judge(&db)?;
+        db.close().map_err(text)
+    }
+
+    /// Lives until one ends within the phase.
+    fn round(&mut self, phase: Phase, seed: u64) -> Result<(), String> {
+        for _ in 0..LIFE_COUNT_MAX {
+            let (mut life, mut is_hit) = match phase {
+                // The open is of what a killed writer left, and may be killed again and again.
+                Phase::Open => self.kill_in(Phase::Write, seed),
+                _ => self.kill_in(phase, seed),
+            };
+            if phase == Phase::Open {
+                (life, is_hit) = self.kill_in(phase, seed);
+                while is_hit && self.rng.percent(50) {
+                    self.kill_in(phase, seed);
+                }
+            }
+            self.judge(&life)?;
+            if is_hit {
+                return Ok(());
+            }
+        }
+        Err(format!("no kill of {LIFE_COUNT_MAX} fell within {phase}"))
+    }
 }
 
 #[test]
 fn no_acknowledged_write_is_lost_to_a_kill() {
     let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok());
-    judge(rounds.unwrap_or(if seed::is_long() { 300 } else { 20 }));
+    let rounds: usize = rounds.unwrap_or(if seed::is_long() { 1_000 } else { 20 });
+    let base = seed::base(11);
+    // Kept where the test fails.
+    let mut dir = tempfile::tempdir().unwrap();
+    dir.disable_cleanup(true);
+    let path = dir.path().to_owned();
+    println!("the database is in {}", path.display());
+    let mut killer = Killer {
+        dir: &path,
+        rng: Rng::new(base),
+        oracle: Oracle::new(base),
+        reach_us: [2_000; Phase::EACH.len()],
+        kill_count: 0,
+        cut_count: 0,
+        checkpoint_count: 0,
+        collected: [0; 2],
+    };
+    let mut hits = [0; Phase::EACH.len()];
+    for round in 0..rounds {
+        let phase = Phase::EACH[round % Phase::EACH.len()];
+        killer.round(phase, base).unwrap_or_else(|error| {
+            panic!("STRANDLINE_SEED={base}: round {round}, {phase}: {error}")
+        });
+        hits[phase as usize] += 1;
+    }
+    let oracle = &killer.oracle;
+    dir.disable_cleanup(false);
+    println!(
+        "kill -9: seed {base}, {rounds} rounds, {} kills, {} writes acknowledged, 0 lost, 0 torn \
+         batches; {} were under way, {} of them there afterwards; {} cuts; {} checkpoints whole; \
+         [values moved, segments dropped] {:?}; kills within {:?}: {hits:?}; reach in us {:?}",
+        killer.kill_count,
+        oracle.acked_count,
+        oracle.open_count,
+        oracle.found_count,
+        killer.cut_count,
+        killer.checkpoint_count,
+        killer.collected,
+        Phase::EACH,
+        killer.reach_us,
+    );
+    assert!(oracle.acked_count > rounds as u64, "the writer writes");
+    assert!(
+        killer.collected.iter().all(|count| *count > 0),
+        "compactions collect"
+    );
+    for (phase, hits) in Phase::EACH.iter().zip(hits) {
+        assert!(hits >= rounds / Phase::EACH.len(), "{phase}: {hits} kills");
+    }
 }
