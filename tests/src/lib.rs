@@ -8,6 +8,7 @@
 //! | what is asked after a crash | [`sweep`], of a follower [`follow`], of a deposed leader [`rejoin`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
 //! | what a killed process had promised | [`oracle`], and how it is started and heard [`writer`] |
+//! | how real file systems are made and filled | [`mounts`] |
 //! | what clients of a cluster or of threads may have seen | [`linear`], [`cluster`] |
 //! | what `FAULTS.md` promises, and by which tests | [`faults`] |
 //! | where randomness comes from, and how a failure is replayed | [`seed`] |
@@ -23,6 +24,7 @@ pub mod faults;
 pub mod follow;
 pub mod linear;
 pub mod model;
+pub mod mounts;
 pub mod ops;
 pub mod oracle;
 pub mod plan;
