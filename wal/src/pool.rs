@@ -102,6 +102,7 @@ impl Pool {
         let name = format!("{PREFIX}{:016x}{SUFFIX}", self.env.random.next_u64());
         let path = dir.join(name);
         let file = self.env.disk.create(&path).during("create", &path)?;
+        file.keep_in_place();
         if let Err(error) = fill_zeros(file.as_ref(), 0, room(capacity)) {
             drop(file);
             // The first failure is the one to report; the file is removed at the next open anyway.

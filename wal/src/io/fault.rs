@@ -471,6 +471,10 @@ impl File for FaultFile {
         self.below.set_len(len)
     }
 
+    fn keep_in_place(&self) {
+        self.below.keep_in_place();
+    }
+
     fn map(&self, len: usize) -> io::Result<Option<Map>> {
         self.begin(Call::Map, None)?;
         self.below.map(len)

@@ -159,6 +159,10 @@ pub trait File: Any + Send + Sync {
         fill_zeros(self, at, end)
     }
 
+    /// Asks that an empty file is overwritten where it lies, so that overwriting takes no space. A file
+    /// system that cannot, or always does, is as good.
+    fn keep_in_place(&self) {}
+
     /// Whether there is nothing in it.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

@@ -287,6 +287,14 @@ impl File for RealFile {
         }
     }
 
+    #[cfg(target_os = "linux")]
+    fn keep_in_place(&self) {
+        use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+        // Btrfs writes elsewhere unless it is told; it checks no sums of such files, we do.
+        let flags = ioctl_getflags(&self.file);
+        let _ = flags.and_then(|flags| ioctl_setflags(&self.file, flags | IFlags::NOCOW));
+    }
+
     fn map(&self, len: usize) -> io::Result<Option<Map>> {
         if !self.can_map(len)? {
             return Ok(None);
