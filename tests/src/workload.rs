@@ -18,6 +18,10 @@ pub fn all() -> Vec<(&'static str, Case)> {
         ("four ranges", four_ranges()),
         ("os without images", os_without_images()),
         ("checkpoint", checkpoint()),
+        ("snapshots over compactions", snapshots()),
+        ("many small tables", small_tables()),
+        ("deletes and empty values", deletes()),
+        ("batches larger than a segment", large_batches()),
     ]
 }
 
@@ -177,4 +181,71 @@ fn four_ranges() -> Case {
         ..small_options()
     };
     script(options, ops)
+}
+
+/// Snapshots that hold what flushes and compactions would drop, and let it go.
+fn snapshots() -> Case {
+    let mut ops: Vec<Op> = (0..8).map(|n| put(n, 2_000, Os)).collect();
+    ops.extend([Op::Snapshot, put(0, 3_000, Disk), Op::Delete(1, 1, Os)]);
+    ops.extend([Op::Flush, Op::Snapshot, put(2, 9_000, Os), Op::Flush]);
+    ops.extend([Op::Compact, Op::SnapshotGet(0, 0, 0), Op::Release(0)]);
+    ops.extend((0..8).map(|n| put(n, 1_500, Os)));
+    ops.extend([Op::Flush, Op::Compact, Op::Release(0), put(5, 40, Disk)]);
+    ops.extend([Op::Reopen, Op::Compact, put(6, 40, Os)]);
+    script(small_options(), ops)
+}
+
+/// Values within their tables, so that a compaction writes several, and background work in pieces.
+fn small_tables() -> Case {
+    let mut ops = Vec::new();
+    for n in 0..24 {
+        ops.push(put(n, 11_000, if n % 8 == 0 { Disk } else { Os }));
+        match n % 6 {
+            3 => ops.push(Op::Background(1)),
+            5 => ops.push(Op::Flush),
+            _ => {}
+        }
+    }
+    ops.extend([Op::Compact, put(3, 12_000, Os), Op::Background(3)]);
+    let options = Options {
+        large_value_len_min: 64 << 10,
+        run_count_max: 1,
+        ..small_options()
+    };
+    script(options, ops)
+}
+
+/// Little but deletions, whose last traces a compaction drops, and values of no length.
+fn deletes() -> Case {
+    let mut ops = Vec::new();
+    for round in 0..3 {
+        ops.extend((0..10).map(|n| put(n, if n % 3 == 0 { 0 } else { 900 }, Os)));
+        ops.push(Op::Flush);
+        let gone = (0..10).map(|n| (n % 2, n, (n == round).then_some(0)));
+        ops.push(Op::Batch(gone.collect(), [Os, Disk, Os][round]));
+        ops.push(Op::Delete(round % 2, round + 5, Os));
+        ops.push(if round == 1 { Op::Compact } else { Op::Flush });
+    }
+    ops.extend([Op::Compact, Op::Reopen, Op::Delete(0, 2, Disk)]);
+    script(small_options(), ops)
+}
+
+/// Batches that no segment of the usual length takes, on a disk without maps.
+fn large_batches() -> Case {
+    let batch = |from: usize, len: usize, level| {
+        let change = |n: usize| (n % 2, (from + n) % 10, Some(len + n));
+        Op::Batch((0..6).map(change).collect(), level)
+    };
+    let mut ops = vec![put(0, 500, Os), batch(0, 16_000, Os)];
+    ops.extend([put(1, 500, Disk), batch(3, 20_000, Os), Op::Flush]);
+    ops.extend([batch(1, 15_000, Disk), put(2, 60, Os), batch(4, 18_000, Os)]);
+    ops.extend([Op::Compact, batch(2, 12_000, Os), Op::Reopen, put(3, 70, Os)]);
+    let options = Options {
+        router: ShardRouter::hash(2).unwrap(),
+        ..small_options()
+    };
+    Case {
+        maps: false,
+        ..script(options, ops)
+    }
 }

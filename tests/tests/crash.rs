@@ -13,8 +13,8 @@ fn judge(name: &str, reaches: &[&str]) {
             nested_count: 8,
         },
         false => Depth {
-            seed_count: 2,
-            nested_one_in: 24,
+            seed_count: 1,
+            nested_one_in: 12,
             nested_count: 3,
         },
     };
@@ -85,4 +85,23 @@ fn a_checkpoint_is_there_whole_or_not_at_all() {
         "checkpoint",
         &["checkpoints", "compactions", "flushes", "segments removed"],
     );
+}
+
+#[test]
+fn snapshots_and_many_small_tables_survive() {
+    judge(
+        "snapshots over compactions",
+        &["flushes", "compactions", "reopens"],
+    );
+    judge("many small tables", &["flushes", "compactions", "cuts"]);
+}
+
+#[test]
+fn deletions_stay_deletions() {
+    judge("deletes and empty values", &["flushes", "compactions"]);
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_survives_whole() {
+    judge("batches larger than a segment", &["flushes", "cuts"]);
 }
