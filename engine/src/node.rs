@@ -15,8 +15,8 @@ use strandline_wal::{Error, Result};
 
 use crate::files;
 
-const MAGIC: [u8; 4] = *b"SDLN";
-const SLOT_LEN: usize = 512;
+pub(crate) const MAGIC: [u8; 4] = *b"SDLN";
+pub(crate) const SLOT_LEN: usize = 512;
 
 /// Who a node is.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]

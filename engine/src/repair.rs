@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{Manifest, Slots};
 use crate::node::NodeIdentity;
-use crate::replica::bundle::{finish_install, install_dir, staging_dir};
+use crate::replica::bundle::{finish_install, finish_installs, install_dir, staging_dir};
 use crate::store::epoch::EpochFile;
 use crate::table::{BlockCache, OpenOptions, Table};
 use crate::verify::{Problem, plans_of, recovery_plans, verify};
@@ -94,14 +94,11 @@ pub fn repair(root: &Path, copy: &Path, env: &Env) -> Result<RepairReport> {
         name: path.display().to_string(),
         hint: "",
     };
-    if env.disk.stat(copy).is_err() {
-        return Err(absent(copy));
+    for path in [copy, root] {
+        if !is_there(env, path)? {
+            return Err(absent(path));
+        }
     }
-    let entries = match env.disk.list(root) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(absent(root)),
-        Err(e) => return Err(e).during("list", root).map_err(Error::from),
-    };
     let _lock = match env.disk.lock(&files::lock(root), LockMode::Exclusive) {
         Ok(lock) => lock,
         Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
@@ -113,12 +110,15 @@ pub fn repair(root: &Path, copy: &Path, env: &Env) -> Result<RepairReport> {
         Err(e) => return Err(e).during("lock", root).map_err(Error::from),
     };
     let mut report = RepairReport::default();
+    // A repair before this one may have died on its last steps.
+    finish_installs(env, root)?;
+    let entries = env.disk.list(root).during("list", root)?;
     let mut is_stranger = mend_identity(env, root)?;
     for entry in entries.iter().filter(|entry| entry.kind == FileKind::Dir) {
         let Ok(id) = DatasetId::new(&entry.name) else {
             continue;
         };
-        if env.disk.stat(&files::dataset(copy, &id)).is_err() {
+        if !is_there(env, &files::dataset(copy, &id))? {
             continue;
         }
         let mut mending = Mending::begin(env, root, copy, id)?;
@@ -178,6 +178,14 @@ pub(crate) fn mend(root: &Path, copy: &Path, id: &DatasetId, env: &Env) -> Resul
         datasets: vec![mending.done],
         problems,
     })
+}
+
+fn is_there(env: &Env, path: &Path) -> Result<bool> {
+    match env.disk.stat(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).during("stat", path).map_err(Error::from),
+    }
 }
 
 /// Whether the node's identity is damaged. A new one is made then, with a name of its own.

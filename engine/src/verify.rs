@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use strandline_wal::batch::{Batch, BatchHeader, Damage, HEADER_LEN as BATCH_HEADER_LEN};
 use strandline_wal::io::{Access, Disk, Env, FileKind, read_exact_at};
-use strandline_wal::marks::Marks;
+use strandline_wal::marks::{self, Marks};
 use strandline_wal::recover::{FoundSegment, Known, Plan, plan};
 use strandline_wal::segment::SEGMENT_HEADER_LEN;
+use strandline_wal::slots::SlotFile;
 use strandline_wal::{DatasetId, Error as LogError, IoContext, LogId, ShardId};
 
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{FlushedLog, Manifest, Slots};
-use crate::node::NodeIdentity;
-use crate::store::epoch::EpochFile;
+use crate::node::{self, NodeIdentity};
+use crate::store::epoch::{self, EpochFile};
 use crate::table::{
     BlockCache, Cursor, OpenOptions, PointerSource, Table, ValuePointer, ValueSource,
 };
@@ -134,6 +135,8 @@ pub fn verify_at_pace(root: &Path, env: &Env, pace: Pace<'_>) -> Result<VerifyRe
     if let Err(error) = NodeIdentity::read(env, root) {
         report.problem(&files::node(root), &error);
     }
+    let disk = env.disk.as_ref();
+    report.slots(disk, &files::node(root), node::MAGIC, node::SLOT_LEN);
     let mut datasets = 0;
     for entry in entries.iter().filter(|entry| entry.kind == FileKind::Dir) {
         let Ok(id) = DatasetId::new(&entry.name) else {
@@ -165,6 +168,19 @@ pub fn verify_at_pace(root: &Path, env: &Env, pace: Pace<'_>) -> Result<VerifyRe
 }
 
 impl VerifyReport {
+    /// Notes the damaged one of two slots: a crash in the middle of its write leaves it, too, and the
+    /// other one serves. Where both are damaged, whoever reads them says so.
+    fn slots(&mut self, disk: &dyn Disk, path: &Path, magic: [u8; 4], slot_len: usize) {
+        if let Ok(Some(loaded)) = SlotFile::read(disk, path, magic, slot_len)
+            && let Some(at) = loaded.damaged_at
+        {
+            self.notes.push(format!(
+                "{}: the slot at byte {at} is damaged, the other one is intact and serves",
+                path.display()
+            ));
+        }
+    }
+
     pub(crate) fn problem(&mut self, path: &Path, error: &LogError) {
         let problem = match error {
             LogError::Corrupt {
@@ -320,7 +336,12 @@ impl Check<'_> {
         if let Err(error) = EpochFile::read(self.disk(), &files::epoch(self.dir)) {
             self.report.problem(self.dir, &error);
         }
+        let (disk, path) = (self.env.disk.as_ref(), files::epoch(self.dir));
+        let report = &mut self.report;
+        report.slots(disk, &path, epoch::MAGIC, epoch::SLOT_LEN);
         let region = files::region(self.dir, manifest.region);
+        let path = region.join(marks::FILE_NAME);
+        report.slots(disk, &path, marks::MAGIC, marks::SLOT_LEN);
         for plan in plans_of(self.env, &self.id, self.dir, &manifest)? {
             match plan {
                 Ok(plan) => self.log(&plan),

@@ -21,6 +21,15 @@ use crate::run::{ROOT, Tally, bytes, name, read_dataset};
 const STEP_COUNT_MAX: usize = 64;
 const CATCH_UP_MS_MAX: u64 = 60_000;
 
+/// What the follower takes when it dies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scene {
+    /// Records, from the first one on.
+    Records,
+    /// A bundle, because its leader has dropped the first ones, and records behind it.
+    Bundle,
+}
+
 struct Place {
     env: SimEnv,
     up: Option<(Database, Node)>,
@@ -37,6 +46,8 @@ impl Place {
         let options = Options {
             router: ShardRouter::hash(2)?,
             background: Background::Manual,
+            // Whoever is not there gets a bundle.
+            follower_log_len_max: 0,
             node: NodeConfig {
                 role,
                 ..NodeConfig::default()
@@ -85,7 +96,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(seed: u64, die_at: u64) -> Result<Pair, String> {
+    fn new(scene: Scene, seed: u64, die_at: u64) -> Result<Pair, String> {
         let network = LocalNetwork::new(seed);
         let leader = Place::open(SimEnv::new(seed), NodeRole::Single, &network, "leader");
         let mut pair = Pair {
@@ -97,6 +108,9 @@ impl Pair {
             confirmed: vec![0; 2],
         };
         pair.lead()?;
+        if scene == Scene::Bundle {
+            pair.write_before()?;
+        }
         let env = SimEnv::new(seed ^ 1);
         env.disk.crash_at(die_at);
         match Place::open(env.clone(), NodeRole::Follower, &pair.network, "follower") {
@@ -191,6 +205,17 @@ impl Pair {
         Ok(())
     }
 
+    /// What the leader writes and drops from its log before there is a follower.
+    fn write_before(&mut self) -> Result<(), String> {
+        for number in 100..160 {
+            self.write(number, 6, 1_000)?;
+        }
+        let (db, _) = self.leader.up.as_ref().expect("it is up");
+        let dropped = db.flush().and_then(|()| db.dataset("")?.compact());
+        dropped.map_err(|e| format!("the leader's own work: {e}"))?;
+        self.write(160, 3, 200)
+    }
+
     /// The workload: batches over both shards, rolls, and the follower's own flushes and compaction.
     fn work(&mut self) -> Result<(), String> {
         for number in 0..14 {
@@ -283,7 +308,19 @@ impl Pair {
 /// # Errors
 /// The first call and damage at which something is wrong, and what.
 pub fn sweep(seed: u64) -> Result<Tally, String> {
-    let mut whole = Pair::new(seed, u64::MAX)?;
+    sweep_of(Scene::Records, seed)
+}
+
+/// Sweeps the calls of a follower that begins with a bundle.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn bundle_sweep(seed: u64) -> Result<Tally, String> {
+    sweep_of(Scene::Bundle, seed)
+}
+
+fn sweep_of(scene: Scene, seed: u64) -> Result<Tally, String> {
+    let mut whole = Pair::new(scene, seed, u64::MAX)?;
     whole.work()?;
     whole.pass(200);
     if whole.read()? != *whole.model.now() {
@@ -295,9 +332,13 @@ pub fn sweep(seed: u64) -> Result<Tally, String> {
     tally.add("calls", call_count);
     tally.add("follower's flushes", stats.flush_count);
     tally.add("follower's segments", stats.segment_count as u64);
+    let follower = whole.follower();
+    let (_, node) = follower.up.as_ref().expect("it is up");
+    let status = node.follow_status(&follower.dataset());
+    tally.add("bundles", status.bundle_count);
     drop(whole);
     for at in 0..=call_count {
-        let mut pair = Pair::new(seed, at)?;
+        let mut pair = Pair::new(scene, seed, at)?;
         pair.work()?;
         pair.follower
             .as_mut()

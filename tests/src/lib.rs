@@ -6,7 +6,10 @@
 //! | what is done to it | [`ops`], [`plan`], [`workload`] |
 //! | how the two are held side by side | [`run`], [`reads`] |
 //! | what is asked after a crash | [`sweep`], of a follower [`follow`], of a deposed leader [`rejoin`] |
+//! | what is asked of rot, repair and salvage | [`rot`], [`repairs`], [`salvages`] |
+//! | what is asked when a call of the disk fails | [`errors`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
+//! | what long runs are made of, and what they must have met | [`parts`], [`marks`] |
 //! | what a killed process had promised | [`oracle`], and how it is started and heard [`writer`] |
 //! | how real file systems are made and filled | [`mounts`] |
 //! | what clients of a cluster or of threads may have seen | [`linear`], [`cluster`] |
@@ -20,17 +23,23 @@
 
 pub mod check;
 pub mod cluster;
+pub mod errors;
 pub mod faults;
 pub mod follow;
 pub mod linear;
+pub mod marks;
 pub mod model;
 pub mod mounts;
 pub mod ops;
 pub mod oracle;
+pub mod parts;
 pub mod plan;
 pub mod reads;
 pub mod rejoin;
+pub mod repairs;
+pub mod rot;
 pub mod run;
+pub mod salvages;
 pub mod seed;
 pub mod sweep;
 pub mod workload;

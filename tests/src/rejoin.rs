@@ -19,6 +19,8 @@ const STEP_COUNT_MAX: usize = 64;
 const WAIT_MS_MAX: u64 = 30_000;
 /// What only the deposed leader wrote begins with this.
 const ALONE: &[u8] = b"written alone";
+/// What the new leader writes.
+const LATER: &[u8] = b"written by the new leader";
 
 struct Place {
     env: SimEnv,
@@ -74,6 +76,15 @@ struct Pair {
 impl Pair {
     /// Both up to the moment when the old leader is told to follow.
     fn new(seed: u64) -> Result<Pair, String> {
+        let mut pair = Pair::parted(seed, 5 + seed % 5)?;
+        pair.promote()?;
+        pair.write_on()?;
+        pair.network.heal();
+        Ok(pair)
+    }
+
+    /// Both up to the moment before the promotion; the old leader wrote so many records alone.
+    fn parted(seed: u64, alone_count: u64) -> Result<Pair, String> {
         let network = LocalNetwork::new(seed);
         let mut pair = Pair {
             old: Place::open(SimEnv::new(seed), NodeRole::Single, &network, "old")?,
@@ -93,30 +104,35 @@ impl Pair {
         }
         pair.wait("following", Pair::agrees)?;
         pair.network.part("old", "new");
-        for number in 6..6 + 5 + seed % 5 {
+        for number in 6..6 + alone_count {
             pair.old.write(number, ALONE)?;
         }
+        Ok(pair)
+    }
+
+    /// The other node is promoted, or its machine dies.
+    fn promote(&mut self) -> Result<(), String> {
         let how = Promote {
             node_count: 2,
             follower_count: 1,
             ..Promote::default()
         };
-        let now = pair.now();
-        pair.new
-            .node
-            .campaign(now, &new, &how)
-            .map_err(|e| e.to_string())?;
-        pair.wait("a promotion", |pair| {
-            matches!(
-                pair.new.node.campaign_of(&pair.new.dataset()),
-                Campaign::Won(_)
-            )
-        })?;
-        for number in 0..3 {
-            pair.new.write(number, b"written by the new leader")?;
-        }
-        pair.network.heal();
-        Ok(pair)
+        let (now, new) = (self.now(), self.new.dataset());
+        match self.new.node.campaign(now, &new, &how) {
+            Err(_) if self.new.env.disk.is_dead() => return Ok(()),
+            campaign => campaign.map_err(|e| e.to_string())?,
+        };
+        self.wait("a promotion", Pair::is_promoted)
+    }
+
+    fn is_promoted(&self) -> bool {
+        let campaign = self.new.node.campaign_of(&self.new.dataset());
+        matches!(campaign, Campaign::Won(_))
+    }
+
+    /// What the new leader writes.
+    fn write_on(&mut self) -> Result<(), String> {
+        (0..3).try_for_each(|number| self.new.write(number, LATER))
     }
 
     fn now(&self) -> Now {
@@ -134,7 +150,8 @@ impl Pair {
 
     fn wait(&mut self, what: &str, until: impl Fn(&Pair) -> bool) -> Result<(), String> {
         let end = self.ms + WAIT_MS_MAX;
-        while !until(self) && !self.old.env.disk.is_dead() {
+        let dies = |place: &Place| place.env.disk.is_dead();
+        while !until(self) && !dies(&self.old) && !dies(&self.new) {
             if self.ms > end {
                 let status = self.old.node.follow_status(&self.old.dataset());
                 return Err(format!("{what} does not end: {status:?}"));
@@ -217,4 +234,84 @@ pub fn sweep(seed: u64) -> Result<Tally, String> {
         }
     }
     Ok(tally)
+}
+
+/// A node that dies at every call of its disk while it is promoted, and while it writes as the leader.
+/// Of even seeds the old leader has a tail to be cut, of odd ones it has none. After each death, with
+/// every damage: it opens, shows what it acknowledged, and is promoted to an epoch that it never led;
+/// the old leader comes to its log.
+///
+/// # Errors
+/// The first call and damage at which something is wrong, and what.
+pub fn promotions(seed: u64) -> Result<Tally, String> {
+    let alone_count = if seed.is_multiple_of(2) { 5 } else { 0 };
+    let mut whole = Pair::parted(seed, alone_count)?;
+    let before = whole.new.env.disk.io_count();
+    whole.promote()?;
+    whole.write_on()?;
+    let call_count = whole.new.env.disk.io_count() - before;
+    drop(whole);
+    let mut tally = Tally::default();
+    tally.add("calls", call_count);
+    for at in 0..call_count {
+        for (n, damage) in Damage::ALL.into_iter().map(Some).chain([None]).enumerate() {
+            let failed = |error: String| {
+                format!("death at call {at} of {call_count}, {damage:?}, seed {seed}: {error}")
+            };
+            let mut pair = Pair::parted(seed, alone_count)?;
+            let first = pair.new.env.disk.io_count();
+            pair.new.env.disk.crash_at(first + at);
+            pair.promote().map_err(failed)?;
+            let mut epoch = 0;
+            let mut acked = 0;
+            if !pair.new.env.disk.is_dead() && pair.is_promoted() {
+                epoch = pair.new.dataset().stats().epoch;
+                while acked < 3 && pair.new.write(acked, LATER).is_ok() {
+                    acked += 1;
+                }
+                tally.add("deaths as the leader", 1);
+            }
+            pair.new.env.disk.crash_at(0);
+            let seed = seed ^ (at << 16) ^ n as u64;
+            let machine = &pair.new.env;
+            let after = match damage {
+                Some(damage) => machine.crash(seed, damage),
+                None => SimEnv {
+                    disk: machine.disk.fork(),
+                    ..machine.clone()
+                },
+            };
+            pair.promote_again(after, epoch, acked).map_err(failed)?;
+            tally.add("recoveries", 1);
+        }
+    }
+    Ok(tally)
+}
+
+impl Pair {
+    /// The candidate's machine comes back with this on its disk; it led an epoch, where that is not 0,
+    /// and acknowledged so many writes there.
+    fn promote_again(&mut self, env: SimEnv, epoch: u32, acked: u64) -> Result<(), String> {
+        self.network.detach("new");
+        self.new = Place::open(env, NodeRole::Follower, &self.network, "new")?;
+        self.promote()?;
+        let dataset = self.new.dataset();
+        let again = dataset.stats().epoch;
+        if again <= epoch {
+            return Err(format!("it leads epoch {again} after {epoch}"));
+        }
+        let map = dataset.keyspace("map").map_err(|e| e.to_string())?;
+        for number in 0..6_u64 {
+            let found = map.get(number.to_be_bytes()).map_err(|e| e.to_string())?;
+            let found = found.as_deref();
+            let is_later = found == Some(LATER);
+            let was_lost = number < acked && !is_later;
+            if was_lost || !is_later && found != Some(b"written together") {
+                return Err(format!("record {number} of {acked} is {found:?}"));
+            }
+        }
+        self.write_on()?;
+        self.network.heal();
+        self.rejoin()
+    }
 }

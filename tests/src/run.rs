@@ -225,6 +225,11 @@ impl<'a> Run<'a> {
         self.open.as_ref().expect("the database is open")
     }
 
+    /// Whether anything is open: a reopen that failed leaves nothing.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// One operation; a machine that dies in it is started again.
     ///
     /// # Errors

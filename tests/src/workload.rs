@@ -239,7 +239,12 @@ fn large_batches() -> Case {
     let mut ops = vec![put(0, 500, Os), batch(0, 16_000, Os)];
     ops.extend([put(1, 500, Disk), batch(3, 20_000, Os), Op::Flush]);
     ops.extend([batch(1, 15_000, Disk), put(2, 60, Os), batch(4, 18_000, Os)]);
-    ops.extend([Op::Compact, batch(2, 12_000, Os), Op::Reopen, put(3, 70, Os)]);
+    ops.extend([
+        Op::Compact,
+        batch(2, 12_000, Os),
+        Op::Reopen,
+        put(3, 70, Os),
+    ]);
     let options = Options {
         router: ShardRouter::hash(2).unwrap(),
         ..small_options()

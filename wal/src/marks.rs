@@ -25,8 +25,10 @@ pub const FILE_NAME: &str = "durable";
 /// Least time between two rewrites, in nanoseconds.
 pub const INTERVAL_NS: u64 = 100_000_000;
 
-const MAGIC: [u8; 4] = *b"SDLD";
-const SLOT_LEN: usize = 4096;
+/// First bytes of each slot.
+pub const MAGIC: [u8; 4] = *b"SDLD";
+/// Bytes of each of the two slots.
+pub const SLOT_LEN: usize = 4096;
 const ENTRY_LEN: usize = 14;
 /// Most shards that one dataset can have marks for.
 pub const SHARD_COUNT_MAX: usize = 256;
@@ -80,7 +82,8 @@ impl Marks {
         match SlotFile::read(disk, &path, MAGIC, SLOT_LEN) {
             Ok(Some(loaded)) => {
                 let marks = loaded.payload.map(|payload| decode(&payload, &path));
-                Ok((marks.transpose()?.unwrap_or_default(), loaded.other_damaged))
+                let is_damaged = loaded.damaged_at.is_some();
+                Ok((marks.transpose()?.unwrap_or_default(), is_damaged))
             }
             Ok(None) | Err(Error::Corrupt { .. }) => Ok((Vec::new(), true)),
             Err(error) => Err(error),

@@ -357,8 +357,9 @@ impl Walk<'_> {
             next_seq: opened.header.first_seq,
             chain: opened.header.prev_crc,
             prev_digest: opened.header.prev_digest,
-            epoch: Epoch(0),
-            timestamp: Hlc(0),
+            // Neither falls behind what stands in flushed segments before, gaps or not.
+            epoch: self.plan.tail.epoch,
+            timestamp: self.plan.tail.timestamp,
         })
     }
 

@@ -35,8 +35,8 @@ pub struct SlotFile {
 pub struct Loaded {
     /// The newer intact payload; `None` where the file is new.
     pub payload: Option<Vec<u8>>,
-    /// Whether the other slot, which should hold the generation before, is damaged.
-    pub other_damaged: bool,
+    /// Byte offset of the other slot, which should hold the generation before, where it is damaged.
+    pub damaged_at: Option<u64>,
 }
 
 impl SlotFile {
@@ -88,7 +88,7 @@ impl SlotFile {
                     slots,
                     Loaded {
                         payload: None,
-                        other_damaged: false,
+                        damaged_at: None,
                     },
                 ))
             }
@@ -170,7 +170,8 @@ fn load(file: &dyn File, path: &Path, magic: [u8; 4], slot_len: usize) -> Result
         *slot = parse(&bytes, magic, n as u64);
     }
     let [a, b] = slots;
-    let other_damaged = a.is_none() || b.is_none();
+    let damaged = [&a, &b].iter().position(|slot| slot.is_none());
+    let damaged_at = damaged.map(|n| (n * slot_len) as u64);
     match a.max(b) {
         None => Err(Error::corrupt(
             path,
@@ -185,7 +186,7 @@ fn load(file: &dyn File, path: &Path, magic: [u8; 4], slot_len: usize) -> Result
                 generation,
                 Loaded {
                     payload,
-                    other_damaged,
+                    damaged_at,
                 },
             ))
         }
@@ -199,7 +200,9 @@ fn parse(bytes: &[u8], magic: [u8; 4], slot: u64) -> Option<(u64, Vec<u8>)> {
     let intact = bytes[..4] == magic
         && crc32fast::hash(&bytes[..end]) == u32_at(bytes, end)
         // Generation 0 fills both slots at creation; later ones know their place.
-        && (generation == 0 || generation % 2 == slot);
+        && (generation == 0 || generation % 2 == slot)
+        // The last one has no next: no writer comes that far, whoever forged the checksum.
+        && generation < u64::MAX;
     let payload = bytes[HEADER_LEN..end].get(..payload_len)?;
     intact.then(|| (generation, payload.to_vec()))
 }

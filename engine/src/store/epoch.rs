@@ -18,8 +18,8 @@ use strandline_wal::io::Disk;
 use strandline_wal::slots::{Loaded, SlotFile};
 use strandline_wal::{Epoch, Error, Result};
 
-const MAGIC: [u8; 4] = *b"SDLE";
-const SLOT_LEN: usize = 512;
+pub(crate) const MAGIC: [u8; 4] = *b"SDLE";
+pub(crate) const SLOT_LEN: usize = 512;
 const LED_COUNT_MAX: usize = 100;
 
 const _: () = assert!(32 + 4 * LED_COUNT_MAX + 20 <= SLOT_LEN);

@@ -113,6 +113,11 @@ impl Store {
     fn reserve(&self, home: ShardId, payload: &SealedPayload) -> Result<Place> {
         let mut commit = self.commit.lock();
         self.check()?;
+        // Where one shard's log takes nothing more, no other one may go on: the next open would show
+        // a later write without an earlier one.
+        for log in &self.logs {
+            log.check()?;
+        }
         if commit.level.log_len() >= self.options().memtable_len_max {
             self.seal_memtable(&mut commit);
             (self.shared.wake)();

@@ -1,77 +1,29 @@
 //! Runs sweeps and simulations with fresh seeds for so many minutes, and keeps every seed that fails.
 //!
-//! `soak --minutes N [--seed S] [--only PART] [--failures FILE]`. A failing seed is written to the file
+//! `soak --minutes N [--jobs N] [--seed S] [--only PART] [--failures FILE]`, on two threads by default. A failing seed is written to the file
 //! with its message, which has the smallest case where the harness makes cases smaller, and the soak
 //! goes on; in the end it fails where any seed did. A seed that is printed runs alone by
 //! `STRANDLINE_SEED` and `STRANDLINE_COUNT=1` (of a cluster: `STRANDLINE_SEED`) in the test of its part.
 #![allow(clippy::unwrap_used, reason = "it fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use strandline_tests::cluster::{Cluster, Profile};
-use strandline_tests::linear::threads;
-use strandline_tests::ops::Op;
+use strandline_tests::marks;
+use strandline_tests::parts::{Job, PARTS, work_off};
 use strandline_tests::run::Tally;
-use strandline_tests::sweep::{Depth, sweep};
-use strandline_tests::{check, follow, plan, seed, workload};
+use strandline_tests::seed;
 
-const USAGE: &str = "usage: soak --minutes N [--seed S] [--only PART] [--failures FILE]";
-const ACTION_COUNT: usize = 250;
-const OP_COUNT: usize = 200;
-/// Operations of a random case that is killed at every call.
-const SWEPT_OP_COUNT: usize = 25;
-
-/// One kind of run: its name, how many seeds it takes in a round, and what it does with one.
-type Part = (&'static str, u64, fn(u64) -> Result<Tally, String>);
-
-/// A round is made so that no part takes most of the time.
-const PARTS: [Part; 6] = [
-    ("clusters", 60, cluster),
-    ("histories of threads", 400, threads::history),
-    ("model cases", 60, model),
-    ("crash sweeps of workloads", 1, workload_sweep),
-    ("crash sweeps of random cases", 1, random_sweep),
-    ("follower sweeps", 1, follow::sweep),
-];
-
-fn cluster(seed: u64) -> Result<Tally, String> {
-    let outcome = Cluster::new(seed, Profile::Full).check(ACTION_COUNT);
-    Ok(Tally(outcome.counters.counts))
-}
-
-fn model(seed: u64) -> Result<Tally, String> {
-    Ok(check::cases(seed, 1, |seed| plan::case(seed, OP_COUNT)))
-}
-
-fn depth() -> Depth {
-    Depth {
-        seed_count: 1,
-        nested_one_in: 12,
-        nested_count: 3,
-    }
-}
-
-fn workload_sweep(seed: u64) -> Result<Tally, String> {
-    let all = workload::all();
-    let (name, case) = &all[(seed % all.len() as u64) as usize];
-    sweep(case, seed, depth()).map_err(|error| format!("{name}: {error}"))
-}
-
-fn random_sweep(seed: u64) -> Result<Tally, String> {
-    let mut case = plan::case(seed, SWEPT_OP_COUNT);
-    // The sweep decides where it dies.
-    case.ops
-        .retain(|op| !matches!(op, Op::Crash(_) | Op::CrashAfter(..)));
-    sweep(&case, seed, depth())
-}
+const USAGE: &str = "usage: soak --minutes N [--jobs N] [--seed S] [--only PART] [--failures FILE]";
 
 /// What was asked for.
 struct Wish {
     minutes: u64,
+    jobs: usize,
     seed: u64,
     only: Option<String>,
     failures: String,
@@ -80,6 +32,7 @@ struct Wish {
 impl Wish {
     fn of(args: &[String]) -> Option<Wish> {
         let mut minutes = None;
+        let mut jobs = 2;
         let mut seed = None;
         let mut only = None;
         let mut failures = None;
@@ -87,6 +40,7 @@ impl Wish {
             let [name, value] = pair else { return None };
             match name.as_str() {
                 "--minutes" => minutes = Some(value.parse().ok()?),
+                "--jobs" => jobs = value.parse().ok()?,
                 "--seed" => seed = Some(value.parse().ok()?),
                 "--only" => only = Some(value.clone()),
                 "--failures" => failures = Some(value.clone()),
@@ -101,6 +55,7 @@ impl Wish {
         let seed = seed.unwrap_or_else(fresh);
         Some(Wish {
             minutes: minutes?,
+            jobs,
             seed,
             only,
             failures: failures.unwrap_or_else(|| format!("soak-{seed}.failures")),
@@ -134,45 +89,43 @@ struct Soak {
     commit: String,
     began: Instant,
     told: Instant,
-    /// Per part.
-    tallies: Vec<Tally>,
+    /// By part.
+    tallies: BTreeMap<&'static str, Tally>,
     failure_count: u64,
 }
 
+/// Every part's seeds, round after round.
+fn endless(wish: &Wish) -> impl Iterator<Item = Job> + use<> {
+    let (base, only) = (wish.seed, wish.only.clone());
+    let is_wanted = move |name: &str| only.as_ref().is_none_or(|only| only == name);
+    let of_round = move |number: u64| {
+        let parts = PARTS.into_iter().filter(|(name, ..)| is_wanted(name));
+        let seeds = parts.flat_map(move |(name, count, run)| {
+            (0..count).map(move |i| (name, base.wrapping_add(number * count + i), run))
+        });
+        let jobs: Vec<Job> = seeds
+            .map(|(name, seed, run)| Job::new(name, seed.to_string(), move || run(seed)))
+            .collect();
+        jobs
+    };
+    (0..).flat_map(of_round)
+}
+
 impl Soak {
-    fn is_over(&self) -> bool {
-        self.began.elapsed() >= Duration::from_secs(60 * self.wish.minutes)
-    }
-
-    fn round(&mut self, number: u64) {
-        for (n, (name, count, run)) in PARTS.into_iter().enumerate() {
-            if self.wish.only.as_ref().is_some_and(|only| only != name) {
-                continue;
-            }
-            for i in 0..count {
-                if self.is_over() {
-                    return;
-                }
-                let seed = self.wish.seed.wrapping_add(number * count + i);
-                self.one(n, name, seed, run);
-            }
-        }
-    }
-
-    fn one(&mut self, n: usize, name: &str, seed: u64, run: fn(u64) -> Result<Tally, String>) {
-        let done = catch_unwind(AssertUnwindSafe(|| run(seed)));
-        match done.unwrap_or_else(|panic| Err(message(panic.as_ref()))) {
-            Ok(tally) => self.tallies[n].merge(&tally),
+    fn done(&mut self, name: &'static str, seed: &str, done: Result<Tally, String>) {
+        let tally = self.tallies.entry(name).or_default();
+        tally.add("seeds", 1);
+        match done {
+            Ok(one) => tally.merge(&one),
             Err(error) => self.failed(name, seed, &error),
         }
-        self.tallies[n].add("seeds", 1);
         if self.told.elapsed() >= Duration::from_secs(60) {
             self.told = Instant::now();
             self.tell();
         }
     }
 
-    fn failed(&mut self, name: &str, seed: u64, error: &str) {
+    fn failed(&mut self, name: &str, seed: &str, error: &str) {
         self.failure_count += 1;
         let brief: String = error.chars().take(300).collect();
         println!("FAILED {name}, seed {seed}: {brief}");
@@ -180,7 +133,7 @@ impl Soak {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let mut file = file.unwrap_or_else(|error| panic!("{path}: {error}"));
         let commit = &self.commit;
-        let replay = seed::replay(seed);
+        let replay = seed::replay(seed.parse().expect("it was made of a number"));
         writeln!(file, "== {name}, {replay}, commit {commit}\n{error}\n").unwrap();
     }
 
@@ -192,16 +145,10 @@ impl Soak {
             self.wish.seed,
             self.commit
         );
-        for ((name, ..), tally) in PARTS.iter().zip(&self.tallies) {
+        for (name, tally) in &self.tallies {
             println!("  {name}: {}", tally.line());
         }
     }
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("panic: {}", text.unwrap_or_default())
 }
 
 fn main() -> ExitCode {
@@ -213,20 +160,29 @@ fn main() -> ExitCode {
     };
     // Failures are told by their message; the panics of cases being made smaller by none.
     std::panic::set_hook(Box::new(|_| {}));
-    let mut soak = Soak {
+    let until = Instant::now() + Duration::from_secs(60 * wish.minutes);
+    let (job_count, mut jobs) = (wish.jobs, endless(&wish));
+    let soak = Mutex::new(Soak {
         wish,
         commit: commit(),
         began: Instant::now(),
         told: Instant::now(),
-        tallies: vec![Tally::default(); PARTS.len()],
+        tallies: BTreeMap::new(),
         failure_count: 0,
-    };
-    let mut number = 0;
-    while !soak.is_over() {
-        soak.round(number);
-        number += 1;
-    }
+    });
+    work_off(
+        job_count,
+        || (Instant::now() < until).then(|| jobs.next()).flatten(),
+        |(part, name, done, _)| soak.lock().unwrap().done(part, name, done),
+    );
+    let soak = soak.into_inner().unwrap();
     soak.tell();
+    let never = marks::never(soak.tallies.values());
+    println!("never met: {never:?}");
+    // A shorter run, or one of a single part, cannot meet everything.
+    if soak.wish.minutes >= 30 && soak.wish.only.is_none() && !never.is_empty() {
+        return ExitCode::FAILURE;
+    }
     match soak.failure_count {
         0 => ExitCode::SUCCESS,
         n => {
