@@ -12,6 +12,7 @@ use std::sync::Arc;
 use strandline_wal::io::{Access, Disk, write_all_at};
 use strandline_wal::log::Segment;
 use strandline_wal::marks::Marks;
+use strandline_wal::unless;
 use strandline_wal::{IoContext, ShardId};
 
 use crate::database::Database;
@@ -56,7 +57,7 @@ impl Database {
         match outcome {
             Ok(report) => {
                 disk.rename(&temp, target).during("rename", &temp)?;
-                sync_parent(disk.as_ref(), target)?;
+                unless!("checkpoint.target", sync_parent(disk.as_ref(), target))?;
                 Ok(report)
             }
             Err(error) => {
@@ -75,7 +76,7 @@ impl Database {
             let store = dataset.inner().store();
             copy_dataset(&store, &files::dataset(root, store.id()), &mut report)?;
         }
-        disk.sync_dir(root).during("sync directory", root)?;
+        unless!("checkpoint.datasets", disk.sync_dir(root)).during("sync directory", root)?;
         Ok(report)
     }
 }
@@ -91,7 +92,7 @@ fn sync_parent(disk: &dyn Disk, path: &Path) -> Result<()> {
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
-    Ok(disk.sync_dir(parent).during("sync directory", parent)?)
+    Ok(unless!("checkpoint.parent", disk.sync_dir(parent)).during("sync directory", parent)?)
 }
 
 /// Copies one dataset, as it is durable now, into a new directory.
@@ -100,6 +101,7 @@ pub(crate) fn copy_dataset(
     target: &Path,
     report: &mut CheckpointReport,
 ) -> Result<()> {
+    // What is durable can be linked; the rest is copied.
     match store.role() {
         Role::Leader => store.sync()?,
         Role::Follower => store.sync_shipped().map(|_| ())?,
@@ -145,6 +147,8 @@ impl Copy<'_> {
             }
             marks.push((log.id().shard, end));
         }
+        // The names of the segments are durable with that of the marks, those of the tables and of
+        // the logs' directory with that of the manifest.
         let (mut file, _, _) = Marks::open(self.disk(), &region)?;
         file.write(&marks, true)?;
         // Epochs that began since the last flush are in the copied segments too.
@@ -156,10 +160,7 @@ impl Copy<'_> {
             .map(|log| self.store.epochs_of(log.id().shard))
             .collect();
         manifest.store(self.disk(), &files::manifest(self.target))?;
-        for dir in [&region, &self.target.to_owned()] {
-            self.disk().sync_dir(dir).during("sync directory", dir)?;
-        }
-        sync_parent(self.disk(), self.target)
+        Ok(())
     }
 
     /// Links a sealed segment or copies a growing one; returns its last sequence in the copy.
@@ -182,7 +183,7 @@ impl Copy<'_> {
         {
             let file = self.disk().open(&to, Access::Write).during("open", &to)?;
             write_all_at(file.as_ref(), &sealed.bytes, len).during("write", &to)?;
-            file.sync().during("sync", &to)?;
+            unless!("checkpoint.footer", file.sync()).during("sync", &to)?;
         }
         Ok(last_seq)
     }
@@ -213,7 +214,7 @@ impl Copy<'_> {
     fn write(&mut self, to: &Path, bytes: &[u8]) -> Result<()> {
         let file = self.disk().create(to).during("create", to)?;
         write_all_at(file.as_ref(), bytes, 0).during("write", to)?;
-        file.sync().during("sync", to)?;
+        unless!("checkpoint.copy", file.sync()).during("sync", to)?;
         self.report.copied_count += 1;
         self.report.copied_len += bytes.len() as u64;
         self.report.len += bytes.len() as u64;

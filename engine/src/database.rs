@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use strandline_wal::bug::planted;
 use strandline_wal::io::{Env, FileKind, Lock, LockMode};
 use strandline_wal::pool::Pool;
 use strandline_wal::reserve::Reserve;
+use strandline_wal::unless;
 use strandline_wal::{DatasetId, IoContext};
 
 use crate::dataset::{Dataset, DatasetInner, Reopen};
@@ -554,7 +556,7 @@ fn create_root(env: &Env, root: &Path) -> Result<()> {
             Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
             Some(parent) => parent,
         };
-        match env.disk.sync_dir(parent) {
+        match unless!("database.root", env.disk.sync_dir(parent)) {
             // Whoever made a directory below one that we may not read has to see to its name.
             Err(e) if !is_ours && e.kind() == std::io::ErrorKind::PermissionDenied => {}
             synced => synced.during("sync directory", parent)?,
@@ -591,5 +593,5 @@ fn lock(env: &Env, root: &Path, read_only: bool) -> Result<Box<dyn Lock>> {
 fn has_readers(env: &Env, root: &Path) -> impl Fn() -> bool + Send + Sync + 'static {
     let (env, path) = (env.clone(), files::readers(root));
     // Where it cannot be told, somebody might.
-    move || env.disk.lock(&path, LockMode::Exclusive).is_err()
+    move || env.disk.lock(&path, LockMode::Exclusive).is_err() && !planted("pool.readers")
 }

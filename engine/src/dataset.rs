@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use strandline_wal::Epoch;
+use strandline_wal::unless;
 
 use crate::database::Database;
 use crate::error::{Error, Result};
@@ -203,7 +204,7 @@ impl Dataset {
     /// # Errors
     /// The disk's; after a failed sync the dataset takes no more writes until it is reopened.
     pub fn sync(&self) -> Result<()> {
-        self.inner.store().sync()
+        unless!("dataset.sync", self.inner.store().sync())
     }
 
     /// Identity of its history, shared by all copies; zeros on a follower that never met its leader.

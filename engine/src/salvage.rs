@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use strandline_wal::bug::planted;
 
 use strandline_wal::io::{Access, Env, FileKind, LockMode, read_exact_at};
 use strandline_wal::marks::Marks;
@@ -609,7 +610,7 @@ impl<'a> Remains<'a> {
         let mut bytes = vec![0; len];
         read_exact_at(file.as_ref(), &mut bytes, at).during("read", path)?;
         let found = crc32fast::hash(&bytes);
-        if found != crc {
+        if found != crc && !planted("salvage.crc") {
             let (expected, found) = (format!("{crc:#010x}"), format!("{found:#010x}"));
             return Err(LogError::corrupt(
                 path,
@@ -709,7 +710,6 @@ impl Target {
 
     fn finish(mut self) -> Result<u64> {
         self.commit()?;
-        self.dataset.sync()?;
         Ok(self.key_count)
     }
 }

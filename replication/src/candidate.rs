@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use strandline_wal::Epoch;
+use strandline_wal::bug::planted;
 
 use crate::error::{Error, Result};
 use crate::ids::{Identity, Lineage, NodeId, Promise, ShardEnd};
@@ -166,7 +167,7 @@ impl Candidate {
             }
             Event::Fetched(done) => self.fetched(done),
             Event::Outdated(promise) => {
-                if promise.epoch > self.epoch {
+                if promise.epoch > self.epoch && !planted("candidate.outdated") {
                     let (epoch, ours) = (promise.epoch, self.epoch);
                     self.give_up(Error::Fenced { epoch, ours });
                 }
@@ -278,14 +279,17 @@ impl Candidate {
                 }
             }
             (Some(node), Message::Promise { epoch, ends }) => {
-                let first = self.promises.iter().all(|promised| promised.node != node);
-                if epoch == self.epoch && self.state == State::Asking && first {
+                let first = self.promises.iter().all(|promised| promised.node != node)
+                    || planted("candidate.twice");
+                let is_ours = epoch == self.epoch || planted("candidate.promise");
+                if is_ours && self.state == State::Asking && first {
                     self.promises.push(Promised { node, ends });
                     self.decide();
                 }
             }
             (Some(_), Message::PromiseRefused { promise }) => {
-                if self.state == State::Asking && promise.epoch >= self.epoch {
+                let is_later = promise.epoch >= self.epoch && !planted("candidate.refused");
+                if self.state == State::Asking && is_later {
                     self.claim(promise.epoch);
                 }
             }
@@ -351,3 +355,6 @@ impl Candidate {
         self.actions.extend(conns.map(Action::Close));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 //! KIP-279). Every round asks strictly lower, so it ends. Agreement on names is then checked by the
 //! chain value at that place: a difference there is damage or rewritten history, never a fork to cut.
 
+use strandline_wal::bug::planted;
 use strandline_wal::control::EpochStart;
 use strandline_wal::log::Log;
 use strandline_wal::reader::{Reader, Step};
@@ -71,7 +72,8 @@ impl EpochTable {
     /// A table of these entries; `None` where they do not rise or are too many.
     pub fn of(entries: Vec<EpochEntry>) -> Option<EpochTable> {
         let rises = |w: &[EpochEntry]| w[0].epoch < w[1].epoch && w[0].first_seq < w[1].first_seq;
-        let legal = entries.len() <= EPOCH_COUNT_MAX && entries.windows(2).all(rises);
+        let rise = entries.windows(2).all(rises) || planted("epochs.rise");
+        let legal = entries.len() <= EPOCH_COUNT_MAX && rise;
         legal.then_some(EpochTable(entries))
     }
 
@@ -129,7 +131,8 @@ impl EpochTable {
             return Answer::Ends(Position::default(), LeaderId::default());
         };
         let entry = &self.0[n];
-        if entry.epoch == ask.position.epoch && entry.leader == ask.leader {
+        let is_same = entry.leader == ask.leader || planted("epochs.leader");
+        if entry.epoch == ask.position.epoch && is_same {
             let end = self.end_of(n, log_end);
             return match () {
                 () if ask.position.seq < entry.first_seq => Answer::Impossible,
@@ -178,7 +181,8 @@ impl EpochTable {
             return Default::default();
         };
         let entry = &self.0[n];
-        if entry.epoch == told.epoch && entry.leader == leader {
+        let is_same = entry.leader == leader || planted("epochs.fall_back");
+        if entry.epoch == told.epoch && is_same {
             let seq = self.end_of(n, log_end).min(told.seq);
             return match seq >= entry.first_seq {
                 true => (

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use strandline_wal::bug::planted;
 use strandline_wal::{Epoch, ShardId};
 
 use crate::bundle::BundlePlan;
@@ -248,7 +249,7 @@ impl Leader {
         };
         // The epoch is looked at whatever else is wrong, but only of the same history.
         let same = hello.lineage == ours.identity.lineage && hello.dataset == ours.identity.dataset;
-        if same && hello.promised_epoch > epoch {
+        if same && hello.promised_epoch > epoch && !planted("leader.promised") {
             self.fence(hello.promised_epoch);
             let text = format!("epoch {} was promised there", hello.promised_epoch);
             let refusal = refuse(Reason::NotLeader, &text, epoch.to_string(), String::new());
@@ -527,14 +528,15 @@ impl Leader {
             want: refusal.want,
         };
         self.fail(conn, why);
-        if epoch > self.serving.leadership.epoch {
+        if epoch > self.serving.leadership.epoch && !planted("leader.refused") {
             self.fence(epoch);
         }
     }
 
     /// A later epoch is known: nothing of this one counts any more.
     fn fence(&mut self, epoch: Epoch) {
-        if self.fenced.is_some() || epoch <= self.serving.leadership.epoch {
+        let is_fenced = self.fenced.is_some() || epoch <= self.serving.leadership.epoch;
+        if is_fenced || planted("leader.fence") {
             return;
         }
         self.fenced = Some(epoch);

@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 
 use strandline_wal::ShardId;
+use strandline_wal::bug::planted;
 
 use crate::bundle::BundlePlan;
 use crate::credit::Purse;
@@ -152,7 +153,7 @@ impl Progress {
                 self.state = State::Pinning;
                 Ok(Step::Pin(again))
             }
-            (State::Shipping, Message::Ack(ack)) if ack.epoch == epoch => {
+            (State::Shipping, Message::Ack(ack)) if ack.epoch == epoch || planted("ack.epoch") => {
                 let since = self.early.as_ref().map_or(now, |(since, _)| *since);
                 self.acked(now, since, ack, marks)
             }
@@ -240,7 +241,8 @@ impl Progress {
                 return Err(self.false_ack("a shard that it does not follow"));
             };
             let before = &stream.ack;
-            if entry.durable > entry.received || entry.applied > entry.received {
+            let is_more = entry.durable > entry.received || entry.applied > entry.received;
+            if is_more && !planted("ack.durable") {
                 return Err(self.false_ack("durable or applied records that were not received"));
             }
             if entry.received < before.received
@@ -250,7 +252,7 @@ impl Progress {
                 return Err(self.false_ack("less than before"));
             }
             // Bytes are published before the mark: a quick follower may be ahead of what we read.
-            ahead |= entry.received > marks.written;
+            ahead |= entry.received > marks.written && !planted("ack.ahead");
         }
         if ahead {
             if now.saturating_sub(since) > EARLY_MS_MAX {

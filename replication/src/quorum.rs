@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 
 use strandline_wal::ShardId;
+use strandline_wal::bug::planted;
 
 use crate::error::{Error, Result};
 use crate::ids::{Incarnation, NodeId, ShardEnd};
@@ -127,7 +128,7 @@ impl Confirmed {
             Level::Applied(n) => (&self.applied, n),
         };
         n.checked_sub(1)
-            .and_then(|n| seqs.get(n))
+            .and_then(|n| seqs.get(if planted("quorum.first") { 0 } else { n }))
             .copied()
             .unwrap_or(0)
     }
@@ -176,7 +177,7 @@ pub fn longest(
     for promise in promises {
         for end in &promise.ends {
             let entry = best.entry(end.shard).or_insert((promise.node, *end));
-            if rank(promise.node, end) > rank(entry.0, &entry.1) {
+            if rank(promise.node, end) > rank(entry.0, &entry.1) && !planted("quorum.longest") {
                 *entry = (promise.node, *end);
             }
         }

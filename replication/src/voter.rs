@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use strandline_wal::Epoch;
+use strandline_wal::bug::planted;
 
 use crate::error::{Error, Reason, Result};
 use crate::ids::{Identity, Lineage, NodeId, Promise, ShardEnd};
@@ -117,7 +118,7 @@ impl Voter {
 
     fn learn(&mut self, promise: Promise) {
         // The same epoch and another node: it was promised to one who can no longer win it.
-        if promise.epoch >= self.promise.epoch {
+        if promise.epoch >= self.promise.epoch || planted("voter.learn") {
             self.promise = promise;
         }
     }
@@ -149,18 +150,21 @@ impl Voter {
                     epoch,
                     to: peer.node,
                 };
-                let again = promise == self.promise;
-                if again || epoch > self.promise.epoch.max(self.highest) {
+                let is_taken = epoch == self.promise.epoch && planted("voter.twice");
+                let again = promise == self.promise || is_taken;
+                let is_new = epoch > self.promise.epoch.max(self.highest);
+                if again || is_new || planted("voter.stale") {
                     peer.busy = true;
                     self.actions.push_back(Action::Promise(conn, promise));
                 } else {
-                    let promise = match self.highest > self.promise.epoch {
-                        true => Promise {
-                            epoch: self.highest,
-                            to: self.identity.node,
-                        },
-                        false => self.promise,
-                    };
+                    let promise =
+                        match self.highest > self.promise.epoch && !planted("voter.refusal") {
+                            true => Promise {
+                                epoch: self.highest,
+                                to: self.identity.node,
+                            },
+                            false => self.promise,
+                        };
                     let refused = Message::PromiseRefused { promise };
                     self.actions.push_back(Action::Send(conn, refused));
                 }
@@ -419,6 +423,31 @@ mod tests {
             }),
         );
         assert!(matches!(ask(&mut voter, 4)[..], [Action::Promise(..)]));
+    }
+
+    #[test]
+    fn an_older_promise_does_not_replace_a_later_one() {
+        let mut voter = greeted();
+        let older = Promise {
+            epoch: Epoch(2),
+            to: NodeId([2; 16]),
+        };
+        feed(&mut voter, Event::Learned(older));
+        assert_eq!(voter.promise().epoch, Epoch(3));
+    }
+
+    #[test]
+    fn a_refusal_tells_the_highest_epoch_that_is_known_here() {
+        let mut voter = Voter::new(identity(1), Promise::default(), Epoch(7));
+        feed(&mut voter, Event::Frame(CONN, hello(2)));
+        let refused = ask(&mut voter, 5);
+        assert!(
+            matches!(
+                refused[..],
+                [Action::Send(_, Message::PromiseRefused { promise })] if promise.epoch == Epoch(7)
+            ),
+            "{refused:?}"
+        );
     }
 
     #[test]

@@ -295,7 +295,24 @@ impl Pair {
             }
             self.pass(20);
         }
-        Ok(())
+        self.durable()
+    }
+
+    /// What it has told since it came back is durable, whatever an earlier life left unsynced.
+    fn durable(&self) -> Result<(), String> {
+        let image = self.follower().env.crash(1, Damage::LoseAll);
+        let network = LocalNetwork::new(1);
+        let again = Place::open(image, NodeRole::Follower, &network, "follower");
+        let again = again.map_err(|e| format!("it comes back once more: {e}"))?;
+        let ends = again.dataset().positions();
+        let is_kept = |(end, seq): (&strandline::Position, &u64)| end.seq >= *seq;
+        match ends.iter().zip(&self.confirmed).all(is_kept) {
+            true => Ok(()),
+            false => Err(format!(
+                "it has {ends:?} once more, the leader was told that {:?} is durable",
+                self.confirmed
+            )),
+        }
     }
 
     fn read(&self) -> Result<State, String> {

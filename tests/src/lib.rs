@@ -15,12 +15,15 @@
 //! | what clients of a cluster or of threads may have seen | [`linear`], [`cluster`] |
 //! | what `FAULTS.md` promises, and by which tests | [`faults`] |
 //! | where randomness comes from, and how a failure is replayed | [`seed`] |
+//! | which planted bugs the tests must notice | [`bugs`], run by `src/bin/bugs.rs` |
+//! | how rules about the sources are held | [`sources`] |
 //!
 //! The tests themselves are in `tests/tests`, one file for each kind of fault.
 
 // A harness fails by panicking: its callers are tests.
 #![allow(clippy::unwrap_used, reason = "every caller is a test")]
 
+pub mod bugs;
 pub mod check;
 pub mod cluster;
 pub mod errors;
@@ -41,6 +44,7 @@ pub mod rot;
 pub mod run;
 pub mod salvages;
 pub mod seed;
+pub mod sources;
 pub mod sweep;
 pub mod workload;
 pub mod writer;

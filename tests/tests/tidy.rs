@@ -4,91 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+
+use strandline_tests::sources::{Source, code_of, root, shipped, sources};
 
 const CRATES: [&str; 4] = ["wal", "replication", "engine", "tools"];
 /// Longest file, in lines.
 const LINE_COUNT_MAX: usize = 900;
-
-struct Source {
-    /// From the root of the repository, with `/`.
-    path: String,
-    text: String,
-    /// Without comments and modules of tests.
-    code: String,
-}
-
-fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap().to_owned()
-}
-
-fn files(dir: &Path, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return;
-    };
-    for entry in entries {
-        let path = entry.unwrap().path();
-        if path.is_dir() && !path.ends_with("target") {
-            files(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-fn sources(dirs: &[&str]) -> Vec<Source> {
-    let mut paths = Vec::new();
-    for dir in dirs {
-        files(&root().join(dir), &mut paths);
-    }
-    paths.sort();
-    assert!(!paths.is_empty(), "the sources are beside the tests");
-    let source = |path: PathBuf| {
-        let text = std::fs::read_to_string(&path).unwrap();
-        let path = path.strip_prefix(root()).unwrap();
-        Source {
-            path: path.to_string_lossy().replace('\\', "/"),
-            code: code_of(&text),
-            text,
-        }
-    };
-    paths.into_iter().map(source).collect()
-}
-
-/// The sources that are shipped: no tests.
-fn shipped(dirs: &[&str]) -> Vec<Source> {
-    let dirs: Vec<String> = dirs.iter().map(|dir| format!("{dir}/src")).collect();
-    let dirs: Vec<&str> = dirs.iter().map(String::as_str).collect();
-    let is_test = |path: &str| {
-        path.contains("/tests/")
-            || path.contains("/testing/")
-            || ["/tests.rs", "/testing.rs", "/models.rs"]
-                .iter()
-                .any(|end| path.ends_with(end))
-    };
-    let mut sources = sources(&dirs);
-    sources.retain(|source| !is_test(&source.path));
-    sources
-}
-
-/// Lines without comments, up to the first module of tests.
-fn code_of(text: &str) -> String {
-    let mut code = String::new();
-    let mut lines = text.lines().peekable();
-    while let Some(line) = lines.next() {
-        let is_tests = line.trim() == "#[cfg(test)]"
-            && lines
-                .peek()
-                .is_some_and(|next| next.starts_with("mod ") && next.ends_with('{'));
-        if is_tests {
-            break;
-        }
-        code.push_str(line.split("//").next().unwrap_or_default());
-        code.push('\n');
-    }
-    code
-}
 
 /// The words of the identifiers in a code, lower case: `KeyspaceId` and `keyspace_id` give both
 /// `keyspace` and `id`.

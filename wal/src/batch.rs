@@ -39,6 +39,7 @@
 //! | 12 | n | head | what the record is about: for data, the keyspace and the key |
 //! | 12+n | m | body | what it says: for a put, the value |
 
+use crate::bug::planted;
 use crate::bytes::{put, u16_at, u32_at, u64_at};
 use crate::ids::{Epoch, Hlc, RegionId, ShardId};
 
@@ -263,7 +264,7 @@ impl BatchHeader {
             return Err(Damage::Version(version));
         }
         let (expected, found) = (header_crc(bytes), u32_at(bytes, at::HEADER_CRC));
-        if expected != found {
+        if expected != found && !planted("batch.header_crc") {
             return Err(Damage::HeaderCrc { expected, found });
         }
         let header = BatchHeader {
@@ -335,7 +336,7 @@ impl BatchHeader {
                 v1_zeros,
             ),
             (
-                self.version == 1 || self.epoch.0 >= 1,
+                self.version == 1 || self.epoch.0 >= 1 || planted("batch.epoch"),
                 "epoch",
                 self.epoch.0.into(),
             ),
@@ -382,7 +383,7 @@ impl<'a> Batch<'a> {
             });
         };
         let expected = crc32fast::hash(payload);
-        if expected != header.payload_crc {
+        if expected != header.payload_crc && !planted("batch.payload_crc") {
             return Err(Damage::PayloadCrc {
                 expected,
                 found: header.payload_crc,
@@ -460,7 +461,7 @@ impl<'a> Iterator for Records<'a> {
     type Item = Result<Record<'a>, Damage>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
+        if self.failed || self.left == 1 && self.at > 0 && planted("batch.last_record") {
             return None;
         }
         let record = if self.left == 0 {
@@ -489,7 +490,7 @@ impl<'a> Records<'a> {
             return Err(wrong("flags", rest[1].into()));
         }
         let (head_len, body_len) = (u32_at(rest, 4) as usize, u32_at(rest, 8) as usize);
-        if head_len > HEAD_LEN_MAX {
+        if head_len > HEAD_LEN_MAX && !planted("record.head_len") {
             return Err(wrong("head_len", head_len as u64));
         }
         let body_start = RECORD_HEADER_LEN + head_len;
@@ -515,7 +516,8 @@ impl<'a> Records<'a> {
     /// Checks the padding once all records are read.
     fn end(&mut self) -> Option<Result<Record<'a>, Damage>> {
         let rest = &self.payload[self.at..];
-        let clean = rest.len() < ALIGN && rest.iter().all(|b| *b == 0);
+        let clean =
+            (rest.len() < ALIGN && rest.iter().all(|b| *b == 0)) || planted("records.padding");
         (!clean).then_some({
             Err(Damage::Record {
                 at: self.at,

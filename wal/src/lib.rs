@@ -17,6 +17,8 @@
 //! goes through [`io::Env`], so that one seed can replay everything.
 
 pub mod batch;
+#[doc(hidden)]
+pub mod bug;
 mod bytes;
 pub mod control;
 pub mod error;

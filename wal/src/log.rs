@@ -11,10 +11,12 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::bug::planted;
 use crate::error::{Error, IoContext, Result};
 use crate::ids::LogId;
 use crate::io::{Env, File, Image, Map, read_exact_at, write_all_at};
 use crate::segment::{Footer, SegmentHeader};
+use crate::unless;
 
 /// Bytes of a segment that stay valid as long as this value lives.
 #[derive(Clone)]
@@ -263,12 +265,12 @@ impl Segment {
             .map_or_else(|| self.data_len(), |_| self.file_len());
         self.write_out()?;
         if self.synced.load(Ordering::Acquire) < end {
-            self.file.sync().during("sync", &self.path)?;
+            unless!("segment.sync", self.file.sync()).during("sync", &self.path)?;
             self.synced.fetch_max(end, Ordering::AcqRel);
         }
         if !self.name_synced.load(Ordering::Acquire) {
             let dir = self.path.parent().expect("a segment lies in a directory");
-            env.disk.sync_dir(dir).during("sync directory", dir)?;
+            unless!("segment.name", env.disk.sync_dir(dir)).during("sync directory", dir)?;
             self.name_synced.store(true, Ordering::Release);
         }
         Ok(())
@@ -291,7 +293,7 @@ impl Segment {
             "the file was made with room for its footer"
         );
         write_all_at(self.file.as_ref(), &sealed.bytes, at).during("write", &self.path)?;
-        self.file.set_len(end).during("set length of", &self.path)?;
+        unless!("segment.cut", self.file.set_len(end)).during("set length of", &self.path)?;
         *self.written.lock() = end;
         assert!(self.sealed.set(sealed).is_ok(), "a segment is sealed once");
         Ok(())
@@ -471,9 +473,7 @@ impl Log {
         if target > self.synced_seq() || self.has_unsettled() {
             let unsettled = self.unsettled.lock().clone();
             for segment in &unsettled {
-                segment
-                    .sync(&self.env)
-                    .map_err(|error| self.poison(error))?;
+                unless!("log.sync", segment.sync(&self.env)).map_err(|error| self.poison(error))?;
             }
             self.unsettled
                 .lock()
@@ -509,6 +509,9 @@ impl Log {
 
     /// Ends all writing: nothing after a failed write or sync can be trusted until it is read again.
     pub(crate) fn poison(&self, error: Error) -> Error {
+        if planted("log.poison") {
+            return error;
+        }
         let cause = self.failed.get_or_init(|| Arc::new(error));
         self.poisoned(Arc::clone(cause))
     }

@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::bug::planted;
 use crate::error::{IoContext, Result};
 use crate::io::{Access, Env, Image, read_exact_at, write_all_at};
 use crate::log::{Log, Progress, Sealed, Segment};
 use crate::pool::Pool;
 use crate::recover::{FoundSegment, Plan, execute};
 use crate::segment::{Footer, SEGMENT_HEADER_LEN, TRAILER_LEN};
+use crate::unless;
 use crate::writer::{Active, Tail, Writer, WriterOptions};
 
 /// Who will write the log.
@@ -39,6 +41,7 @@ pub fn open(
     let synced_seq = plan.position().seq;
     let log = Log::new(plan.log.clone(), plan.dir.clone(), env.clone(), synced_seq);
     let mut tail = plan.tail.clone();
+    tail.next_seq -= u64::from(plan.cut.is_some() && planted("open.seq_reused"));
     let mut active = None;
     for found in &plan.segments {
         match (&found.footer, role) {
@@ -56,11 +59,9 @@ pub fn open(
     if let Some(active) = &active {
         log.add(Arc::clone(&active.segment));
     }
-    if !plan.segments.is_empty() {
+    if !plan.segments.is_empty() || !plan.actions.is_empty() {
         // What was read may still be unsynced from before a crash of the process alone.
-        env.disk
-            .sync_dir(&plan.dir)
-            .during("sync directory", &plan.dir)?;
+        unless!("open.names", env.disk.sync_dir(&plan.dir)).during("sync directory", &plan.dir)?;
     }
     Ok(Writer::new(
         Arc::new(log),
@@ -138,7 +139,7 @@ fn settle(env: &Env, found: &FoundSegment, flushed_seq: u64) -> Result<()> {
     }
     let path = &found.path;
     let file = env.disk.open(path, Access::Write).during("open", path)?;
-    file.sync().during("sync", path)
+    unless!("open.settle", file.sync()).during("sync", path)
 }
 
 /// Seals the segment that an earlier process left growing.
@@ -160,9 +161,9 @@ fn seal_found(env: &Env, found: &FoundSegment, tail: &mut Tail) -> Result<()> {
     };
     let bytes = footer.encode(found.header.nonce);
     // Cut first: the trailer must be the file's end, and nothing stale may lie behind the data.
-    file.set_len(found.data_len).during("set length of", path)?;
+    unless!("open.seal_cut", file.set_len(found.data_len)).during("set length of", path)?;
     write_all_at(file.as_ref(), &bytes, found.data_len).during("write", path)?;
-    file.sync().during("sync", path)?;
+    unless!("open.seal", file.sync()).during("sync", path)?;
     tail.prev_digest = footer.digest;
     Ok(())
 }
@@ -176,7 +177,7 @@ fn go_on(env: &Env, found: &FoundSegment) -> Result<Active> {
     file.set_len(found.header.capacity)
         .during("set length of", path)?;
     // Bytes that were read may not be durable yet; a later ack covers them, so they must be.
-    file.sync().during("sync", path)?;
+    unless!("open.go_on", file.sync()).during("sync", path)?;
     let image = Arc::new(load(file.as_ref(), found, found.header.capacity)?);
     let mut hasher = blake3::Hasher::new();
     let hashed_len = image.published_len();
@@ -220,3 +221,6 @@ fn read_data(file: &dyn crate::io::File, len: u64, path: &Path) -> Result<Vec<u8
     read_exact_at(file, &mut data, 0).during("read", path)?;
     Ok(data)
 }
+
+#[cfg(test)]
+mod tests;

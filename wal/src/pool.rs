@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::bug::planted;
 use crate::error::{IoContext, Result};
 use crate::io::{Access, Env, File, fill_zeros};
 use crate::log::Segment;
 use crate::segment::{Footer, parse_file_name};
+use crate::unless;
 
 /// Spares kept for one database.
 pub const SPARE_COUNT_MAX: usize = 2;
@@ -143,7 +145,7 @@ impl Pool {
         let stat = self.env.disk.stat(&path).during("stat", &path)?;
         let full = self.spares.lock().len() >= SPARE_COUNT_MAX;
         let ours = segment.into_unpinned() && stat.link_count == 1 && !(self.has_readers)();
-        if !ours || full {
+        if !(ours || planted("pool.shared")) || full {
             self.env.disk.remove(&path).during("remove", &path)?;
             return Ok(false);
         }
@@ -154,10 +156,7 @@ impl Pool {
             .rename(&path, &spare)
             .during("rename", &path)?;
         // Durable before the file is written again: a crash must not find the old name on new bytes.
-        self.env
-            .disk
-            .sync_dir(&dir)
-            .during("sync directory", &dir)?;
+        unless!("pool.retire", self.env.disk.sync_dir(&dir)).during("sync directory", &dir)?;
         let len = stat.len / 4096 * 4096;
         self.spares.lock().push(Spare { path: spare, len });
         Ok(true)
@@ -189,3 +188,6 @@ impl Pool {
         self.spares.lock().len()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::batch::{ALIGN, Batch, BatchHeader, Damage, HEADER_LEN};
+use crate::bug::planted;
 use crate::error::{Error, IoContext, Result};
 use crate::ids::{Epoch, Hlc, LogId, Position};
 use crate::io::{Access, Disk, File, FileKind, Map, read_exact_at, replace_file};
@@ -27,6 +28,7 @@ use crate::segment::{
     Footer, SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, TRAILER_LEN, parse_file_name,
     path_of,
 };
+use crate::unless;
 use crate::writer::{Summary, Tail};
 
 /// What the caller knows of a log before it is read.
@@ -412,8 +414,12 @@ impl Walk<'_> {
         self.expected = Some(tail.clone());
         let next_seq = tail.next_seq;
         if self.known.fork_seq == Some(next_seq - 1) {
-            let ends_here = scan.stop.is_none_or(|d| d == Damage::Unwritten) && rest.len() == 1;
-            if !ends_here || footer.is_some() {
+            // What stands behind is cut and synced before the file is extended again: a crash in
+            // between would leave some sectors of it, and their batches would prove a loss.
+            let at = usize::try_from(scan.data_len).expect("a segment fits in memory");
+            let behind = opened.bytes.get(at..).unwrap_or_default();
+            let ends_here = rest.len() == 1 && behind.iter().all(|byte| *byte == 0);
+            if !ends_here && !planted("recover.fork") {
                 self.cut(
                     path,
                     scan.data_len,
@@ -479,7 +485,9 @@ impl Walk<'_> {
         };
         self.plan.durable_seq = self.plan.durable_seq.max(behind.synced_seq);
         let durable = self.plan.durable_seq;
-        if seq <= durable || self.expected.is_none() && !self.plan.segments.is_empty() {
+        if seq <= durable && !planted("recover.cuts_durable")
+            || self.expected.is_none() && !self.plan.segments.is_empty()
+        {
             return Err(error.unwrap_or_else(|| {
                 let expected = format!("record {seq}, which is durable (mark {durable})");
                 Error::corrupt(path, at, "log", expected, reason)
@@ -556,7 +564,7 @@ impl Walk<'_> {
         }
         let end_seq = self.plan.tail.next_seq - 1;
         let needed = self.plan.durable_seq.max(self.known.flushed_seq);
-        if end_seq < needed && self.known.fork_seq.is_none() {
+        if end_seq < needed && self.known.fork_seq.is_none() && !planted("recover.short") {
             let expected = format!("records up to {needed}, which are durable");
             let found = format!("the log ends at {end_seq}");
             return Err(Error::corrupt(
@@ -680,7 +688,7 @@ pub(crate) fn next_batch<'a>(
     let header = &batch.header;
     let rules = [
         (
-            header.nonce == segment.nonce,
+            header.nonce == segment.nonce || planted("recover.nonce"),
             "nonce",
             u64::from(header.nonce),
         ),
@@ -690,7 +698,7 @@ pub(crate) fn next_batch<'a>(
             header.first_seq,
         ),
         (
-            header.prev_crc == tail.chain,
+            header.prev_crc == tail.chain || planted("recover.chain"),
             "prev_crc",
             u64::from(header.prev_crc),
         ),
@@ -705,7 +713,7 @@ pub(crate) fn next_batch<'a>(
             u64::from(header.region.0),
         ),
         (
-            header.epoch == segment.epoch,
+            header.epoch == segment.epoch || planted("recover.epoch"),
             "epoch",
             u64::from(header.epoch.0),
         ),
@@ -725,11 +733,11 @@ pub(crate) fn next_batch<'a>(
 fn discontinuity(header: &SegmentHeader, expected: &Tail) -> Option<String> {
     if header.first_seq != expected.next_seq {
         Some(format!("record {} is missing", expected.next_seq))
-    } else if header.prev_crc != expected.chain {
+    } else if header.prev_crc != expected.chain && !planted("recover.prev_crc") {
         Some(format!("chain value {:#010x} before it", header.prev_crc))
-    } else if header.prev_digest != expected.prev_digest {
+    } else if header.prev_digest != expected.prev_digest && !planted("recover.prev_digest") {
         Some("the digest of the segment before it is another".to_owned())
-    } else if header.epoch < expected.epoch {
+    } else if header.epoch < expected.epoch && !planted("recover.older_epoch") {
         Some(format!("epoch {} after {}", header.epoch, expected.epoch))
     } else {
         None
@@ -771,17 +779,20 @@ pub(crate) fn read_all(file: &dyn File, len: u64, path: &Path) -> Result<Map> {
     Ok(Map::owned(bytes))
 }
 
-/// Carries out a plan's actions.
+/// Carries out a plan's actions. The names that it removed are not durable yet: the open that follows
+/// sees to it.
 ///
 /// # Errors
 /// The disk's. Carrying it out again does no harm.
 pub fn execute(disk: &Arc<dyn Disk>, plan: &Plan) -> Result<()> {
     for action in &plan.actions {
         match action {
-            Action::Remove(path) => disk.remove(path).during("remove", path)?,
+            Action::Remove(path) => {
+                unless!("execute.keeps_file", disk.remove(path)).during("remove", path)?
+            }
             Action::Truncate { path, len } => {
                 // Removals reach the disk first, so that no crash leaves a gap behind the cut.
-                disk.sync_dir(&plan.dir)
+                unless!("execute.removals", disk.sync_dir(&plan.dir))
                     .during("sync directory", &plan.dir)?;
                 if disk.stat(path).during("stat", path)?.link_count > 1 {
                     // A checkpoint, or what it was made of, has this file too and keeps all of it.
@@ -791,14 +802,13 @@ pub fn execute(disk: &Arc<dyn Disk>, plan: &Plan) -> Result<()> {
                     continue;
                 }
                 let file = disk.open(path, Access::Write).during("open", path)?;
-                file.set_len(*len).during("set length of", path)?;
-                file.sync().during("sync", path)?;
+                unless!("execute.keeps_tail", file.set_len(*len)).during("set length of", path)?;
+                unless!("execute.cut", file.sync()).during("sync", path)?;
             }
         }
     }
-    if !plan.actions.is_empty() {
-        disk.sync_dir(&plan.dir)
-            .during("sync directory", &plan.dir)?;
-    }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use crate::bug::planted;
 use crate::error::{Error, Result};
 use crate::ids::Hlc;
 use crate::recover::next_batch;
@@ -122,5 +123,9 @@ fn footer_at(copy: &[u8], at: usize, data: &[u8], nonce: u32, path: &Path) -> Op
     let (data_len, _) = Footer::peek(&copy[trailer..], nonce, copy.len() as u64)?;
     let bytes = copy.get(at..).filter(|_| data_len == at as u64)?;
     let footer = Footer::decode(bytes, nonce, data_len, path).ok()?;
-    (footer.digest == *blake3::hash(data).as_bytes()).then(|| bytes.to_vec())
+    let is_its = footer.digest == *blake3::hash(data).as_bytes() || planted("repair.digest");
+    is_its.then(|| bytes.to_vec())
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,6 +51,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::bug::planted;
 use crate::bytes::{array_at, put, u16_at, u32_at, u64_at};
 use crate::error::{Error, Result};
 use crate::ids::{
@@ -215,7 +216,7 @@ impl SegmentHeader {
             crc32fast::hash(&bytes[..at::HEADER_CRC]),
             u32_at(bytes, at::HEADER_CRC),
         );
-        if expected != found {
+        if expected != found && !planted("segment.header_crc") {
             let place = at::HEADER_CRC as u64;
             let (expected, found) = (format!("{expected:#010x}"), format!("{found:#010x}"));
             return Err(Error::corrupt(
@@ -378,7 +379,8 @@ impl Footer {
     pub fn peek(trailer: &[u8], nonce: u32, file_len: u64) -> Option<(u64, usize)> {
         let trailer = trailer.first_chunk::<TRAILER_LEN>()?;
         let intact = trailer[24..28] == FOOTER_MAGIC
-            && u32_at(trailer, 28) == crc32fast::hash(&trailer[..28])
+            && (u32_at(trailer, 28) == crc32fast::hash(&trailer[..28])
+                || planted("footer.trailer_crc"))
             && u32_at(trailer, 16) == nonce
             && u32_at(trailer, 20) == u32::from(VERSION);
         let (data_len, sections_len) = (u64_at(trailer, 0), u32_at(trailer, 8));
@@ -417,7 +419,7 @@ impl Footer {
             ));
         }
         let (expected, found) = (crc32fast::hash(sections), u32_at(trailer, 12));
-        if expected != found {
+        if expected != found && !planted("footer.crc") {
             let (expected, found) = (format!("{expected:#010x}"), format!("{found:#010x}"));
             return Err(wrong(0, "footer checksum", expected, found));
         }

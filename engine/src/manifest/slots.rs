@@ -1,6 +1,7 @@
 //! The two slots of a manifest: stored together, and read from whichever is intact and newer.
 
 use std::path::Path;
+use strandline_wal::unless;
 
 use strandline_wal::io::{Disk, read_file, write_beside};
 use strandline_wal::{Error, IoContext, Result};
@@ -86,7 +87,7 @@ impl Manifest {
             disk.rename(temp, slot).during("replace", slot)?;
         }
         let dir = path.parent().unwrap_or(Path::new("."));
-        disk.sync_dir(dir).during("sync directory", dir)
+        unless!("manifest.names", disk.sync_dir(dir)).during("sync directory", dir)
     }
 
     /// Reads a stored manifest: the newer of its two slots. `None` where there is none.

@@ -73,6 +73,14 @@ fn a_manifest_comes_back() {
 }
 
 #[test]
+fn epochs_that_do_not_rise_are_no_history() {
+    let mut manifest = sample();
+    manifest.epochs[0].reverse();
+    let error = Manifest::decode(&manifest.encode(), Path::new("manifest")).unwrap_err();
+    assert!(error.to_string().contains("epochs"), "{error}");
+}
+
+#[test]
 fn every_flip_and_every_cut_is_named() {
     let path = Path::new("some/manifest");
     let bytes = sample().encode();

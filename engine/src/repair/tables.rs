@@ -228,6 +228,10 @@ impl<'o> Output<'o> {
                 number,
                 lineage: self.mending.copy.lineage,
             };
+            if self.mending.disk().stat(&path).is_ok() {
+                // Of a repair that died: no manifest names it.
+                self.mending.disk().remove(&path).during("remove", &path)?;
+            }
             self.written.push(path.clone());
             let disk = Arc::clone(&self.mending.env.disk);
             self.builder = Some(TableBuilder::create(

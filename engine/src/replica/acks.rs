@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use strandline_wal::bug::planted;
 
 use crate::error::{Error, Result};
 use crate::options::Durability;
@@ -92,7 +93,7 @@ impl Acks {
             let covered = state.shards.iter().zip(&mark.seqs).all(|(acks, seq)| {
                 confirmed(acks, level).is_some_and(|confirmed| confirmed >= *seq)
             });
-            if covered {
+            if covered || planted("acks.wait") {
                 return Ok(());
             }
             if waited >= deadline {
@@ -120,3 +121,7 @@ fn confirmed(acks: &ShardAcks, level: Durability) -> Option<u64> {
     list.get(usize::from(level.follower_count().max(1)) - 1)
         .copied()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

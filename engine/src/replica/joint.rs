@@ -15,6 +15,7 @@ use strandline_replication::{
 use strandline_wal::io::write_all_at;
 use strandline_wal::log::Log;
 use strandline_wal::segment::SEGMENT_HEADER_LEN;
+use strandline_wal::unless;
 use strandline_wal::writer::Appended;
 use strandline_wal::{Epoch, IoContext, Position, ShardId};
 
@@ -170,15 +171,18 @@ impl LogSource for Joint {
     fn promise(&self, promise: Promise) -> Result<(), ReplicationError> {
         let store = self.store();
         let mut file = store.epoch_file().lock();
-        Ok(file.promise(promise.epoch, promise.to.0, store.node().node)?)
+        Ok(unless!(
+            "joint.promise",
+            file.promise(promise.epoch, promise.to.0, store.node().node)
+        )?)
     }
 
     fn sync(&self, shard: ShardId) -> Result<u64, ReplicationError> {
         let store = self.store();
         match store.role() {
-            Role::Leader => store.sync().map_err(refused)?,
+            Role::Leader => unless!("joint.leader", store.sync()).map_err(refused)?,
             Role::Follower | Role::Reader => {
-                store.sync_shipped().map_err(refused)?;
+                unless!("joint.follower", store.sync_shipped()).map_err(refused)?;
             }
         }
         Ok(store.log(shard).synced_seq())
@@ -317,7 +321,7 @@ impl FollowerStore for Joint {
         let is_told = seqs.iter().all(|seq| *seq > 0);
         if here && is_told && !self.votes() {
             let store = self.store();
-            store.sync_shipped().map_err(refused)?;
+            unless!("joint.joined", store.sync_shipped()).map_err(refused)?;
             store
                 .epoch_file()
                 .lock()
@@ -340,7 +344,7 @@ impl FollowerStore for Joint {
             forks: Some(forks),
             elected: None,
         };
-        let save = || save_tail(&store, shard, to.position.seq);
+        let save = || unless!("divergent.save", save_tail(&store, shard, to.position.seq));
         self.dataset.reopen(how, save).map_err(refused)
     }
 
@@ -384,11 +388,10 @@ fn save_tail(store: &Store, shard: ShardId, fork_seq: u64) -> Result<(), Error> 
         let tail = segment.read(start, len)?;
         save(disk, &path, &head, &tail)?;
     }
-    disk.sync_dir(&dir).during("sync directory", &dir)?;
+    unless!("divergent.tail", disk.sync_dir(&dir)).during("sync directory", &dir)?;
     let parent = files::divergent(store.dir());
-    disk.sync_dir(&parent).during("sync directory", &parent)?;
-    disk.sync_dir(store.dir())
-        .during("sync directory", store.dir())?;
+    unless!("divergent.shard", disk.sync_dir(&parent)).during("sync directory", &parent)?;
+    unless!("divergent.dir", disk.sync_dir(store.dir())).during("sync directory", store.dir())?;
     Ok(())
 }
 
@@ -402,7 +405,7 @@ fn save(
         Ok(file) => {
             write_all_at(file.as_ref(), head, 0).during("write", path)?;
             write_all_at(file.as_ref(), tail, head.len() as u64).during("write", path)?;
-            Ok(file.sync().during("sync", path)?)
+            Ok(unless!("divergent.sync", file.sync()).during("sync", path)?)
         }
         // Saved by a cut that a crash undid: the same bytes.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -428,3 +431,7 @@ fn offset_of(
         Step::AtTail | Step::Truncated { .. } | Step::Forked { .. } => Ok(segment.data_len()),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

@@ -15,6 +15,7 @@ use strandline_replication::message::Wants;
 use strandline_replication::quorum::{Policy, promises_needed};
 use strandline_replication::transport::Transport;
 use strandline_replication::{Command, Driver, NodeId, Notifier, Now, Report};
+use strandline_wal::unless;
 use strandline_wal::{DatasetId, Epoch, Position};
 
 use super::joint::Joint;
@@ -136,7 +137,7 @@ impl Node {
             });
         }
         // The start of the epoch is durable before anybody hears of it.
-        dataset.store().sync()?;
+        unless!("node.lead", dataset.store().sync())?;
         let id = self.join(dataset);
         let options = LeaderOptions {
             policy: self.policy(&id),

@@ -14,6 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
+use strandline_wal::bug::planted;
 use strandline_wal::io::Disk;
 use strandline_wal::slots::{Loaded, SlotFile};
 use strandline_wal::{Epoch, Error, Result};
@@ -89,8 +90,12 @@ impl EpochFile {
     /// than `seen` and than anything promised. Durable on return.
     pub fn open_next(&mut self, seen: Epoch, elected: Option<Epoch>) -> Result<Epoch> {
         let mut next = self.state.clone();
-        let highest = next.opened.max(next.promised).max(next.claimed).max(seen);
+        let highest = match planted("epoch.same") {
+            true => seen.max(Epoch(1)),
+            false => next.opened.max(next.promised).max(next.claimed).max(seen),
+        };
         next.opened = match elected {
+            Some(epoch) if planted("epoch.elected") => epoch,
             Some(epoch) if epoch > seen && epoch > next.opened && epoch >= next.promised => epoch,
             _ => Epoch(highest.0.checked_add(1).ok_or_else(|| {
                 // No log reaches it; a crafted file or a peer may have said so.
@@ -115,7 +120,7 @@ impl EpochFile {
         let mut next = self.state.clone();
         if to == node {
             next.claimed = next.claimed.max(epoch);
-        } else if epoch >= next.promised {
+        } else if epoch >= next.promised || planted("epoch.promise") {
             (next.promised, next.promised_to) = (epoch, to);
         }
         self.store(next)
@@ -123,7 +128,7 @@ impl EpochFile {
 
     /// The promise that binds this node: to another, or its own claim where that is higher.
     pub fn binding(&self, node: [u8; 16]) -> (Epoch, [u8; 16]) {
-        match self.state.claimed > self.state.promised {
+        match self.state.claimed > self.state.promised && !planted("epoch.binding") {
             true => (self.state.claimed, node),
             false => (self.state.promised, self.state.promised_to),
         }
@@ -132,14 +137,27 @@ impl EpochFile {
     /// Notes that the dataset follows another node's; durable on return. A claim of this node's own
     /// is given up by it: only promises to others bind.
     pub fn follow(&mut self) -> Result<()> {
-        if self.state.follows && self.state.claimed == Epoch(0) {
-            return Ok(());
-        }
-        self.store(Epochs {
+        self.store_new(Epochs {
             follows: true,
             claimed: Epoch(0),
             ..self.state.clone()
         })
+    }
+
+    /// Forgets that this node led epochs that are in no log of it any more; durable on return. The
+    /// number of one that was cut comes again, shipped by the node that led it, and what its batches
+    /// say of a disk is said of that node's.
+    pub fn forget_cut(&mut self, is_here: impl Fn(Epoch) -> bool) -> Result<()> {
+        let mut next = self.state.clone();
+        next.led.retain(|epoch| is_here(*epoch));
+        self.store_new(next)
+    }
+
+    fn store_new(&mut self, next: Epochs) -> Result<()> {
+        match next == self.state {
+            true => Ok(()),
+            false => self.store(next),
+        }
     }
 
     /// Notes that the dataset begins to copy a history, or that it has all of it that its leader had when
@@ -216,21 +234,4 @@ fn parse(payload: &[u8]) -> Option<Epochs> {
 }
 
 #[cfg(test)]
-mod tests {
-    use strandline_wal::io::sim::SimDisk;
-
-    use super::*;
-
-    /// Found by fuzzing: a file that tells of the last epoch there is made the next open panic.
-    #[test]
-    fn no_epoch_is_opened_above_the_last_one() {
-        let disk = SimDisk::new(1);
-        disk.create_dir_all(Path::new("/db")).unwrap();
-        let path = Path::new("/db/epoch");
-        EpochFile::renew(&disk, path, Epoch(u32::MAX)).unwrap();
-        let mut file = EpochFile::open(&disk, path).unwrap();
-        let error = file.open_next(Epoch(3), None).unwrap_err();
-        assert!(matches!(error, Error::Corrupt { .. }), "{error}");
-        assert_eq!(file.epochs().opened, Epoch(u32::MAX), "nothing changed");
-    }
-}
+mod tests;

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use strandline_wal::bug::planted;
+use strandline_wal::unless;
 use strandline_wal::{Hlc, IoContext, ShardId};
 
 use super::merge::{CompactionIter, CompactionRules, Merge};
@@ -82,7 +84,7 @@ impl Store {
                 while self.watermarks.published_timestamp() < sealed.cut.timestamp {
                     std::thread::yield_now();
                 }
-                self.sync()?;
+                unless!("flush.logs", self.sync())?;
                 Ok(Some(self.watermarks.durable()))
             }
             Role::Follower => {
@@ -90,7 +92,7 @@ impl Store {
                 if !sealed.cut.is_within(&committed) {
                     return Ok(None);
                 }
-                self.sync_shipped()?;
+                unless!("flush.shipped", self.sync_shipped())?;
                 Ok(Some(committed))
             }
             Role::Reader => Ok(None),
@@ -238,8 +240,7 @@ impl Store {
         change_view: impl FnOnce(&mut View),
     ) -> Result<()> {
         let disk = self.shared.env.disk.as_ref();
-        disk.sync_dir(&self.dir)
-            .during("sync directory", &self.dir)?;
+        unless!("flush.names", disk.sync_dir(&self.dir)).during("sync directory", &self.dir)?;
         let mut stored = self.manifest.lock();
         let mut manifest = stored.clone();
         change_manifest(&mut manifest);
@@ -280,7 +281,7 @@ impl Store {
     fn durable_epochs(&self) -> Vec<Vec<EpochEntry>> {
         let mut epochs = self.epochs.lock().clone();
         for (entries, log) in epochs.iter_mut().zip(&self.logs) {
-            entries.retain(|entry| entry.first_seq <= log.synced_seq());
+            entries.retain(|e| e.first_seq <= log.synced_seq() || planted("flush.epochs"));
         }
         epochs
     }
@@ -314,11 +315,16 @@ impl Store {
                 .segments()
                 .iter()
                 .filter(|segment| segment.sealed().is_some())
-                .filter(|segment| segment.last_seq() <= done && segment.last_seq() < floor)
+                .filter(|segment| segment.last_seq() <= done || planted("prune.unflushed"))
+                .filter(|segment| segment.last_seq() < floor || planted("prune.unconfirmed"))
                 // The segment behind it must be durable: it alone tells then where the log goes on.
-                .filter(|segment| segment.last_seq() < log.synced_seq())
+                .filter(|segment| {
+                    segment.last_seq() < log.synced_seq() || planted("prune.undurable")
+                })
                 .map(|segment| segment.first_seq())
-                .filter(|first_seq| !pointed.contains(&(shard, *first_seq)))
+                .filter(|first_seq| {
+                    !pointed.contains(&(shard, *first_seq)) || planted("prune.pointed")
+                })
                 .collect();
             for segment in log.detach(&droppable) {
                 let counter = match self.shared.pool.retire(segment)? {

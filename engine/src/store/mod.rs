@@ -43,6 +43,7 @@ use strandline_wal::marks::Marks;
 use strandline_wal::pool::Pool;
 use strandline_wal::publish::Publisher;
 use strandline_wal::reserve::Reserve;
+use strandline_wal::unless;
 use strandline_wal::writer::Writer;
 use strandline_wal::{DatasetId, Epoch, Hlc, ShardId};
 
@@ -373,7 +374,7 @@ impl Store {
         }
         let _commit = self.commit.lock();
         for log in &self.logs {
-            log.sync()?;
+            unless!("store.close", log.sync())?;
         }
         self.write_marks(true)
     }

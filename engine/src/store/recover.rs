@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
+use strandline_wal::bug::planted;
 use strandline_wal::group::Group;
 use strandline_wal::io::Env;
 use strandline_wal::log::Log;
@@ -20,6 +21,7 @@ use strandline_wal::marks::Marks;
 use strandline_wal::open::{open, open_read_only};
 use strandline_wal::reader::{Reader, Step, StoredBatch};
 use strandline_wal::recover::{Cut, Known, Plan, plan};
+use strandline_wal::unless;
 use strandline_wal::writer::{Face, Writer, WriterOptions};
 use strandline_wal::{DatasetId, Epoch, Error as LogError, IoContext, LogId, ShardId};
 
@@ -170,7 +172,7 @@ impl Opening<'_> {
                 let region = files::region(self.dir, manifest.region);
                 disk.create_dir_all(&region)
                     .during("create directory", &region)?;
-                self.sync_names()?;
+                unless!("recover.names", self.sync_names())?;
             }
             let begins = self.role == Role::Leader && manifest.lineage == NO_LINEAGE;
             if begins {
@@ -214,7 +216,7 @@ impl Opening<'_> {
             options.entity_rule,
         );
         manifest.store(disk, &path)?;
-        self.sync_names()?;
+        unless!("create.names", self.sync_names())?;
         Ok(manifest)
     }
 
@@ -222,7 +224,7 @@ impl Opening<'_> {
     fn sync_names(&self) -> Result<()> {
         let disk = self.shared.env.disk.as_ref();
         for dir in [self.dir, self.dir.parent().unwrap_or(self.dir)] {
-            disk.sync_dir(dir).during("sync directory", dir)?;
+            unless!("dataset.names", disk.sync_dir(dir)).during("sync directory", dir)?;
         }
         Ok(())
     }
@@ -426,7 +428,7 @@ impl Opening<'_> {
                 return Ok((Vec::new(), logs.collect::<Result<_, _>>()?));
             }
         };
-        self.lower_marks(manifest, plans)?;
+        unless!("recover.marks", self.lower_marks(manifest, plans))?;
         let mut writers = Vec::new();
         for plan in plans {
             let pool = Arc::clone(&self.shared.pool);
@@ -462,18 +464,19 @@ impl Opening<'_> {
         Ok(Some(file))
     }
 
-    /// Makes recovered state durable, and opens an epoch where this node leads.
+    /// Notes that what was opened is durable, and opens an epoch where this node leads.
     fn lead(&self, mut store: Store) -> Result<Store> {
         match self.role {
             Role::Reader => return Ok(store),
             Role::Follower => {
-                store.sync_recovered()?;
+                store.write_marks(true)?;
                 store.epoch_file.lock().follow()?;
+                unless!("recover.led", store.forget_cut_epochs())?;
                 return Ok(store);
             }
             Role::Leader => {}
         }
-        store.sync_recovered()?;
+        store.write_marks(true)?;
         let mut commit = store.commit.lock();
         let seen = commit
             .writers
@@ -509,12 +512,11 @@ impl Opening<'_> {
 }
 
 impl Store {
-    /// What recovery read may be unsynced since before the crash; from here on it counts as durable.
-    fn sync_recovered(&self) -> Result<()> {
-        for log in &self.logs {
-            log.sync()?;
-        }
-        self.write_marks(true)
+    /// Before anything is shipped here.
+    fn forget_cut_epochs(&self) -> Result<()> {
+        let epochs = self.epochs.lock();
+        let is_here = |epoch| epochs.iter().flatten().any(|entry| entry.epoch == epoch);
+        Ok(self.epoch_file.lock().forget_cut(is_here)?)
     }
 }
 
@@ -598,7 +600,8 @@ fn epochs_of(log: &Arc<Log>, known: &[EpochEntry]) -> Result<Vec<EpochEntry>> {
         .collect();
     for segment in log.segments() {
         let (epoch, first_seq) = (segment.header().epoch, segment.first_seq());
-        let is_new = epochs.last().is_none_or(|last| last.epoch < epoch);
+        let is_new =
+            epochs.last().is_none_or(|last| last.epoch < epoch) && !planted("recover.epochs");
         if is_new
             && segment.last_seq() >= first_seq
             && let Step::Batch(batch) = Reader::new(Arc::clone(log), first_seq).next()?

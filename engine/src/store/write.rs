@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use strandline_wal::batch::{Kind, SealedPayload};
+use strandline_wal::bug::planted;
 use strandline_wal::publish::Ticket;
+use strandline_wal::unless;
 use strandline_wal::writer::{Filled, Reservation};
 use strandline_wal::{Hlc, ShardId};
 
@@ -224,7 +226,10 @@ impl Store {
                 self.written.wait(timestamp.0, || self.write_out())?;
             }
             _ => {
-                self.synced.wait(timestamp.0, || self.sync_logs())?;
+                unless!(
+                    "write.wait",
+                    self.synced.wait(timestamp.0, || self.sync_logs())
+                )?;
             }
         }
         Ok(())
@@ -243,8 +248,11 @@ impl Store {
     /// Makes everything published durable, in all shards. The leader of the group runs it.
     fn sync_logs(&self) -> strandline_wal::Result<u64> {
         let mark = self.watermarks.published();
+        if planted("write.commit_first") {
+            self.watermarks.commit_to(&mark);
+        }
         for log in &self.logs {
-            log.sync()?;
+            unless!("write.sync_logs", log.sync())?;
         }
         Counters::add(&self.counters.syncs, 1);
         self.watermarks.sync_to(&mark);
@@ -267,7 +275,10 @@ impl Store {
     /// The disk's; the log is poisoned by it.
     pub fn sync(&self) -> Result<()> {
         let timestamp = self.watermarks.published_timestamp();
-        self.synced.wait(timestamp.0, || self.sync_logs())?;
+        unless!(
+            "store.sync",
+            self.synced.wait(timestamp.0, || self.sync_logs())
+        )?;
         Ok(())
     }
 

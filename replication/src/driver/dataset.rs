@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use strandline_wal::bug::planted;
+use strandline_wal::unless;
 use strandline_wal::{DatasetId, Epoch};
 
 use super::Now;
@@ -348,7 +350,7 @@ impl Dataset {
         if let Role::Leading(server, _) = &mut self.role {
             server.feed(now, wires, leader::Event::Outdated(promise.epoch));
         }
-        if promise != self.source.promised() {
+        if promise != self.source.promised() && !planted("promise.volatile") {
             self.source.promise(promise)?;
         }
         self.lender = None;
@@ -484,7 +486,7 @@ fn durable_ends(source: &dyn LogSource) -> Result<Vec<ShardEnd>> {
     let shards = source.shards();
     shards
         .iter()
-        .try_for_each(|shard| source.sync(*shard).map(|_| ()))?;
+        .try_for_each(|shard| unless!("promise.sync", source.sync(*shard)).map(|_| ()))?;
     Ok(shards.into_iter().map(|shard| source.end(shard)).collect())
 }
 

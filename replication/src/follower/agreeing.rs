@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use strandline_wal::ShardId;
+use strandline_wal::bug::planted;
 
 use super::{Action, Assembler, Follower, Here, State, Stream};
 use crate::error::{Error, Reason, Result};
@@ -36,10 +37,11 @@ impl Follower {
         self.leader_node = welcome.node;
         (self.epoch, self.leader, self.wants) = (welcome.epoch, welcome.leader, welcome.wants);
         let admitted = match self.options.purpose {
-            Purpose::Fetch => lends && welcome.epoch == promise.epoch,
+            Purpose::Fetch => lends && (welcome.epoch == promise.epoch || planted("fetch.epoch")),
             Purpose::Follow | Purpose::Control => {
                 // A promise of this very epoch to another binds only while that one may still win.
-                let won = welcome.sole && welcome.epoch == promise.epoch;
+                let won =
+                    welcome.sole && (welcome.epoch == promise.epoch || planted("follower.sole"));
                 !lends && (won || promise.admits(welcome.epoch, welcome.node))
             }
         };
@@ -78,7 +80,7 @@ impl Follower {
                 here.promise.epoch == welcome.epoch && here.promise.to == welcome.node
             }
         };
-        if !is_bound {
+        if !is_bound && !planted("follower.promise") {
             let promise = Promise {
                 epoch: welcome.epoch,
                 to: welcome.node,

@@ -1,6 +1,7 @@
 //! From the first byte on: append, sync, ack, apply, and the marks that ride on everything.
 
 use strandline_wal::ShardId;
+use strandline_wal::bug::planted;
 use strandline_wal::writer::Appended;
 
 use super::{Action, Follower, State, Stream};
@@ -15,7 +16,7 @@ impl Follower {
     pub(super) fn data(&mut self, now: u64, data: Data) {
         let Data { head, bytes } = data;
         let len = bytes.len() as u64;
-        if head.epoch != self.epoch {
+        if head.epoch != self.epoch && !planted("follower.data_epoch") {
             return self.protocol(now, format!("Data of epoch {}", head.epoch));
         }
         let Some(stream) = self.streams.get_mut(&head.shard) else {
@@ -50,6 +51,9 @@ impl Follower {
             Ok(appended) => {
                 assert!(appended.position.seq >= stream.ack.received, "a log grows");
                 stream.ack.received = appended.position.seq;
+                if planted("ack.before_sync") {
+                    stream.ack.durable = stream.ack.received;
+                }
                 (stream.untold, stream.unsynced) = (true, true);
                 self.commit_due = true;
             }
@@ -63,7 +67,7 @@ impl Follower {
     }
 
     pub(super) fn seal(&mut self, now: u64, seal: Seal) {
-        if seal.epoch != self.epoch {
+        if seal.epoch != self.epoch && !planted("follower.seal_epoch") {
             return self.protocol(now, format!("Seal of epoch {}", seal.epoch));
         }
         let Some(stream) = self.streams.get_mut(&seal.shard) else {
@@ -106,7 +110,7 @@ impl Follower {
     }
 
     pub(super) fn marks(&mut self, now: u64, tick: Tick) {
-        if tick.epoch != self.epoch {
+        if tick.epoch != self.epoch && !planted("follower.tick_epoch") {
             return self.protocol(now, format!("Tick of epoch {}", tick.epoch));
         }
         for mark in &tick.marks {

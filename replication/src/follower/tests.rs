@@ -10,7 +10,7 @@ use crate::bundle::{BundleFile, BundlePlace};
 use crate::ids::{BundleId, Identity, Incarnation, Lineage, NodeId};
 use crate::message::codec::FIXED;
 use crate::message::tests::Seed;
-use crate::message::{Data, DataHead, Seal, Tick, TickMark, Verdict, Welcome};
+use crate::message::{Data, DataHead, Purpose, Seal, Tick, TickMark, Verdict, Welcome};
 use crate::store::Floor;
 
 const CONN: ConnId = ConnId(1);
@@ -618,59 +618,73 @@ fn data_that_breaks_a_rule_ends_the_connection() {
 }
 
 #[test]
-fn a_bundle_is_taken_in_order_within_its_lengths() {
-    let piece = |at, len| Message::BundleData {
-        file: 0,
-        at,
-        bytes: vec![0; len],
+fn a_seal_of_another_epoch_seals_nothing() {
+    let seal = |epoch| {
+        Message::Seal(Seal {
+            epoch,
+            shard: S0,
+            segment: 11,
+            at: 0,
+            footer: Vec::new(),
+        })
     };
-    for wrong in [piece(1, 10), piece(0, 101), piece(0, 0)] {
-        assert!(closed(&frame(&mut in_state("receiving"), wrong)).is_some());
-    }
-    let mut follower = in_state("receiving");
-    let id = BundleId([3; 16]);
-    assert!(matches!(
-        frame(&mut follower, piece(0, 60))[..],
-        [Action::WriteBundle(0, 0, _)]
-    ));
+    let actions = frame(&mut in_state("following"), seal(EPOCH));
     assert!(
-        closed(&frame(
-            &mut in_state("receiving"),
-            Message::BundleEnd { id }
-        ))
-        .is_some()
+        matches!(actions[..], [Action::Seal(S0, 11, _)]),
+        "{actions:?}"
     );
-    assert!(matches!(
-        frame(&mut follower, piece(60, 40))[..],
-        [Action::WriteBundle(0, 60, _)]
-    ));
-    let actions = frame(&mut follower, Message::BundleEnd { id });
-    assert!(matches!(actions[..], [Action::Install]));
-    let mut after = here();
-    after.shards[0].0 = end(5, 99);
-    let actions = feed(&mut follower, Event::Installed(Ok(after)));
-    assert!(
-        matches!(&actions[..], [Action::Send(_, Message::Ends(asked))] if *asked == [end(5, 99)])
-    );
+    let actions = frame(&mut in_state("following"), seal(Epoch(9)));
+    assert!(closed(&actions).is_some(), "{actions:?}");
 }
 
-/// A follower whose memtables wait for records that it will get by bundle only never had room for it.
 #[test]
-fn a_bundle_needs_no_room_in_the_store_that_it_replaces() {
-    let mut follower = in_state("receiving");
-    // As if no credit had been given yet.
-    follower.grantor = Grantor::new(follower.options.window);
-    let actions = feed(&mut follower, Event::Flush(0));
-    let [Action::Send(CONN, Message::Credit { granted })] = actions[..] else {
-        panic!("{actions:?}")
+fn before_the_logs_agree_only_the_leaders_own_ticks_are_signs_of_life() {
+    let tick = |epoch| {
+        Message::Tick(Tick {
+            epoch,
+            ..Tick::default()
+        })
     };
-    assert_eq!(granted, follower.options.window);
-    let mut follower = in_state("following");
-    follower.grantor = Grantor::new(follower.options.window);
-    assert!(
-        feed(&mut follower, Event::Flush(0)).is_empty(),
-        "a log does"
-    );
+    for state in ["agreeing", "receiving"] {
+        let actions = frame(&mut in_state(state), tick(EPOCH));
+        assert!(closed(&actions).is_none(), "{state}");
+        let actions = frame(&mut in_state(state), tick(Epoch(4)));
+        assert!(closed(&actions).is_some(), "{state}");
+    }
+}
+
+#[test]
+fn a_candidate_fetches_under_the_epoch_that_it_was_promised() {
+    for epoch in [4, 5] {
+        let mut follower = Follower::new(FollowerOptions {
+            peers: vec!["a".to_owned()],
+            purpose: Purpose::Fetch,
+            ..FollowerOptions::default()
+        });
+        feed(&mut follower, Event::Tick);
+        feed(&mut follower, Event::Connecting(CONN));
+        feed(&mut follower, Event::Opened(CONN, here()));
+        let lent = Welcome {
+            epoch: Epoch(epoch),
+            leader: LeaderId::default(),
+            ..welcome(vec![agreed(4, 10)])
+        };
+        let actions = frame(&mut follower, Message::Welcome(lent));
+        assert_eq!(closed(&actions).is_some(), epoch != 4, "{actions:?}");
+    }
+}
+
+#[test]
+fn a_sole_winner_of_an_older_epoch_is_no_leader_any_more() {
+    let mut later = here();
+    later.promise.epoch = Epoch(6);
+    let mut follower = greeting(later);
+    let sole = Welcome {
+        sole: true,
+        ..welcome(vec![agreed(4, 10)])
+    };
+    let actions = frame(&mut follower, Message::Welcome(sole));
+    assert!(closed(&actions).is_some(), "{actions:?}");
 }
 
 /// It promised the epoch to a candidate that gave up, and another one won it by the promises of the
@@ -706,39 +720,6 @@ fn a_promise_to_a_candidate_that_lost_does_not_keep_the_winner_away() {
         assert_eq!((promise.epoch, promise.to), (EPOCH, LEADER));
         feed(&mut follower, Event::Promised(Ok(())));
         assert!(matches!(follower.state, State::Following));
-    }
-}
-
-/// A node that led had ended a segment where its first batch was cut: the logs agreed, the files did
-/// not, and every connection began with the same refusal.
-#[test]
-fn bytes_that_are_refused_at_the_same_place_again_are_replaced_by_a_bundle() {
-    let mut follower = in_state("following");
-    for is_again in [false, true] {
-        let (log, at) = (Default::default(), Position::default());
-        let (what, expected, found) = ("segment", String::new(), String::new());
-        let refused = strandline_wal::Error::Refused {
-            log,
-            at,
-            what,
-            expected,
-            found,
-        };
-        let actions = feed(&mut follower, Event::Appended(S0, Err(Error::Log(refused))));
-        assert!(closed(&actions).is_some());
-        follower.handle(1_000_000, Event::Tick);
-        assert!(matches!(follower.poll_action(), Some(Action::Connect(_))));
-        feed(&mut follower, Event::Connecting(CONN));
-        let promise = Promise {
-            epoch: EPOCH,
-            to: LEADER,
-        };
-        let here = Here { promise, ..here() };
-        feed(&mut follower, Event::Opened(CONN, here));
-        let welcome = Message::Welcome(welcome(vec![agreed(4, 10)]));
-        let actions = frame(&mut follower, welcome);
-        let asks = matches!(actions[..], [Action::OpenSink]);
-        assert_eq!(asks, is_again, "{actions:?}");
     }
 }
 
@@ -789,30 +770,6 @@ fn what_was_committed_on_another_connection_is_not_committed_by_joining() {
     let mut actions: Vec<Action> = std::iter::from_fn(|| follower.poll_action()).collect();
     actions.extend(feed(&mut follower, Event::Synced(S0, Ok(10))));
     assert_eq!(commits(&actions), []);
-}
-
-#[test]
-fn a_damaged_bundle_file_is_asked_for_again_and_a_full_disk_stops() {
-    let damaged = || Error::Damaged {
-        what: "file",
-        expected: String::new(),
-        found: String::new(),
-    };
-    let actions = feed(
-        &mut in_state("receiving"),
-        Event::BundleWritten(Err(damaged())),
-    );
-    assert!(closed(&actions).is_some() && stopped(&actions).is_none());
-    let full = Error::Store {
-        what: "no space".to_owned(),
-    };
-    assert!(
-        stopped(&feed(
-            &mut in_state("receiving"),
-            Event::BundleWritten(Err(full))
-        ))
-        .is_some()
-    );
 }
 
 #[test]
@@ -896,3 +853,5 @@ fn a_silent_leader_is_given_up_and_tried_again() {
     follower.handle(20_000, Event::Tick);
     assert!(matches!(follower.poll_action(), Some(Action::Connect(_))));
 }
+
+mod bundles;

@@ -231,8 +231,8 @@ fn acks_that_cannot_be_true_end_the_connection() {
         ..AckEntry::default()
     };
     let lies = [
-        ack(3, 4, 0),
-        ack(3, 0, 4),
+        ack(3, 4, 2),
+        ack(3, 2, 4),
         ack(1, 1, 1),
         Message::Ack(Ack {
             epoch: Epoch(4),

@@ -275,3 +275,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_batch_without_an_epoch_is_none() {
+    let (mut header, _) = sample();
+    header.epoch = Epoch(0);
+    let damage = BatchHeader::decode(&header.encode().0).unwrap_err();
+    assert!(
+        matches!(damage, Damage::Field { field: "epoch", .. }),
+        "{damage}"
+    );
+}

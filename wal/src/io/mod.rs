@@ -32,6 +32,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::bug::planted;
+use crate::unless;
+
 pub use map::{Image, Map};
 
 /// The atomic unit of the crash model, in bytes.
@@ -244,7 +247,7 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let temp = write_beside(disk, path, bytes)?;
     disk.rename(&temp, path)?;
-    disk.sync_dir(dir)
+    unless!("replace_file.name", disk.sync_dir(dir))
 }
 
 /// Writes and syncs what is to become a file under its temporary name, which is returned.
@@ -254,14 +257,17 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()
 pub fn write_beside(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let mut temp = path.as_os_str().to_owned();
     temp.push(".tmp");
-    let temp = PathBuf::from(temp);
+    let temp = match planted("replace_file.in_place") {
+        true => path.to_owned(),
+        false => PathBuf::from(temp),
+    };
     match disk.remove(&temp) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     let file = disk.create(&temp)?;
     write_all_at(file.as_ref(), bytes, 0)?;
-    file.sync()?;
+    unless!("replace_file.sync", file.sync())?;
     Ok(temp)
 }
 

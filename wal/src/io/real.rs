@@ -19,6 +19,8 @@ use rustix::io::Errno;
 use super::{
     Access, Clock, DirEntry, Disk, File, FileKind, Image, Lock, LockMode, Map, Random, Stat,
 };
+use crate::bug::planted;
+use crate::unless;
 
 /// The file systems of this machine.
 pub(super) struct RealDisk {
@@ -117,7 +119,7 @@ impl Disk for RealDisk {
             .read(true)
             .custom_flags(flags.cast_signed())
             .open(dir)?;
-        Ok(rustix::fs::fsync(dir)?)
+        Ok(unless!("real.sync_dir", rustix::fs::fsync(dir))?)
     }
 
     fn lock(&self, path: &Path, mode: LockMode) -> io::Result<Box<dyn Lock>> {
@@ -260,10 +262,12 @@ impl File for RealFile {
         }
         // Not repeated when interrupted: an interrupted sync may have taken the write error of a
         // page with it, and the repetition would not see it any more.
-        let Err(e) = sync_data(&self.file) else {
+        let Err(e) = unless!("real.sync", sync_data(&self.file)) else {
             return Ok(());
         };
-        *failed = Some(e);
+        if !planted("real.retry") {
+            *failed = Some(e);
+        }
         self.drop_cache();
         Err(e.into())
     }
@@ -457,6 +461,14 @@ mod tests {
             file.sync().unwrap_err().raw_os_error(),
             first.raw_os_error()
         );
+    }
+
+    /// Directories of `/proc` do not sync, and say so to whoever asks.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_directory_that_cannot_be_synced_is_an_error() {
+        let error = RealDisk::pread().sync_dir(Path::new("/proc")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::INVAL.raw_os_error()));
     }
 
     #[test]

@@ -223,6 +223,55 @@ fn the_manifest_must_agree_with_the_file() {
         change(&mut other);
         check_error(&opened(&other).unwrap_err());
     }
+    let mut other = meta;
+    other.digest[0] ^= 1;
+    let error = opened(&other).unwrap_err().to_string();
+    assert!(error.contains("digest of the table"), "{error}");
+}
+
+/// Where the directory of a table with these bytes stands.
+fn directory_of(bytes: &[u8]) -> std::ops::Range<usize> {
+    let footer_at = bytes.len() - FOOTER_LEN;
+    let footer_bytes = bytes[footer_at..].first_chunk().unwrap();
+    let footer = Footer::decode(footer_bytes, footer_at as u64, &IDENTITY).unwrap();
+    footer.directory_at as usize..footer_at
+}
+
+/// Without it most of them would be told as something else, and one might not be told.
+#[test]
+fn every_flipped_byte_of_the_directory_is_told_by_its_checksum() {
+    let (_, good) = table_bytes(IDENTITY);
+    for at in directory_of(&good) {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        for disk in disks_with(&bad) {
+            let error = open(&disk, "t").unwrap_err().to_string();
+            assert!(error.contains("checksum of the directory"), "{error}");
+        }
+        for disk in disks_with(&good) {
+            let table = open(&disk, "t").unwrap();
+            disk.rot(Path::new("t"), at as u64, 1).unwrap();
+            let found: Vec<&str> = table.verify().iter().map(|damage| damage.what).collect();
+            assert!(found.contains(&"checksum of the directory"), "{found:?}");
+        }
+    }
+}
+
+/// Every part may be right by itself in a table that is not the one that was written.
+#[test]
+fn verify_compares_the_digest_of_all_bytes() {
+    let (_, mut bytes) = table_bytes(IDENTITY);
+    let footer_at = directory_of(&bytes).end;
+    let footer_bytes = bytes[footer_at..].first_chunk().unwrap();
+    let mut footer = Footer::decode(footer_bytes, footer_at as u64, &IDENTITY).unwrap();
+    footer.digest[0] ^= 1;
+    bytes.truncate(footer_at);
+    bytes.extend_from_slice(&footer.encode());
+    for disk in disks_with(&bytes) {
+        let found = open(&disk, "t").unwrap().verify();
+        let found: Vec<&str> = found.iter().map(|damage| damage.what).collect();
+        assert_eq!(found, ["digest of the table"]);
+    }
 }
 
 /// The file with other sections, under good checksums.

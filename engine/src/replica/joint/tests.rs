@@ -1,0 +1,282 @@
+//! Tests of what a store tells the driver: nothing that a power loss takes back.
+
+use strandline_replication::store::LogSource;
+use strandline_replication::transport::local::LocalNetwork;
+use strandline_replication::{NodeId, Notifier, Now};
+use strandline_wal::Epoch;
+use strandline_wal::io::sim::{Damage, SimEnv};
+
+use super::*;
+use crate::options::{Background, Durability, Options};
+use crate::replica::Node;
+
+fn open(machine: &SimEnv) -> crate::Database {
+    let options = Options {
+        background: Background::Manual,
+        ..Options::default()
+    };
+    options.open_with("/db", machine.env()).unwrap()
+}
+
+#[test]
+fn what_a_leader_calls_synced_is() {
+    let machine = SimEnv::new(1);
+    let db = open(&machine);
+    let map = db.keyspace("map").unwrap();
+    map.put_with("key", "value", Durability::Os).unwrap();
+    let dataset = db.dataset("").unwrap();
+    let joint = Joint::new(
+        Arc::clone(dataset.inner()),
+        "a".to_owned(),
+        Box::new(|_| {}),
+    );
+    let last_seq = dataset.positions()[0].seq;
+    assert_eq!(joint.sync(ShardId(0)).unwrap(), last_seq);
+}
+
+#[test]
+fn a_promise_is_durable_once_it_is_made() {
+    let machine = SimEnv::new(1);
+    let db = open(&machine);
+    let dataset = db.dataset("").unwrap();
+    let joint = Joint::new(
+        Arc::clone(dataset.inner()),
+        "a".to_owned(),
+        Box::new(|_| {}),
+    );
+    let promise = Promise {
+        epoch: Epoch(9),
+        to: NodeId([3; 16]),
+    };
+    joint.promise(promise).unwrap();
+    let bound = dataset.inner().store().epoch_file().lock().binding([1; 16]);
+    assert_eq!(bound, (promise.epoch, promise.to.0));
+    let after = open(&machine.crash(1, Damage::LoseAll));
+    let dataset = after.dataset("").unwrap();
+    let joint = Joint::new(
+        Arc::clone(dataset.inner()),
+        "a".to_owned(),
+        Box::new(|_| {}),
+    );
+    assert!(
+        joint.highest_epoch() > promise.epoch,
+        "it reopened above it"
+    );
+}
+
+#[test]
+fn the_start_of_an_epoch_is_durable_before_it_is_shipped() {
+    let machine = SimEnv::new(1);
+    let db = open(&machine);
+    let dataset = db.dataset("").unwrap();
+    let transport = Box::new(LocalNetwork::new(1).attach("a"));
+    let mut node = Node::new("a", transport, Arc::new(Notifier::default()));
+    node.lead(Now::default(), &dataset).unwrap();
+    let stats = dataset.stats();
+    assert_eq!(stats.synced_seqs, [dataset.positions()[0].seq]);
+}
+
+/// A leader of two shards and a follower of it, with nothing between them but their stores.
+struct Stores {
+    leader: crate::Database,
+    machine: SimEnv,
+    follower: crate::Database,
+}
+
+impl Stores {
+    fn options() -> Options {
+        Options {
+            background: Background::Manual,
+            router: crate::ShardRouter::hash(2).unwrap(),
+            segment_len_start: 64 << 10,
+            segment_len_max: 64 << 10,
+            ..Options::default()
+        }
+    }
+
+    fn new() -> Stores {
+        let leader = Stores::options()
+            .open_with("/db", SimEnv::new(1).env())
+            .unwrap();
+        let machine = SimEnv::new(2);
+        let follower = Stores::options().open_with("/db", machine.env()).unwrap();
+        follower.follower("").unwrap();
+        let lineage = Lineage(leader.dataset("").unwrap().inner().store().lineage());
+        let stores = Stores {
+            leader,
+            machine,
+            follower,
+        };
+        stores.joint().adopt(lineage).unwrap();
+        stores
+    }
+
+    fn joint(&self) -> Joint {
+        let dataset = self.follower.dataset("").unwrap();
+        Joint::new(
+            Arc::clone(dataset.inner()),
+            "b".to_owned(),
+            Box::new(|_| {}),
+        )
+    }
+
+    /// Ships everything that a shard has and the follower lacks: written there, and not synced.
+    fn ship(&self, shard: ShardId) {
+        let store = self.leader.dataset("").unwrap().inner().store();
+        let segment = store.log(shard).segments().pop().unwrap();
+        let bytes = segment.read(0, segment.data_len() as usize).unwrap();
+        let appended = self.joint().append(shard, segment.first_seq(), 0, &bytes);
+        assert_eq!(appended.unwrap().end, bytes.len() as u64);
+    }
+
+    /// Tells the follower that everything is committed.
+    fn commit(&self) {
+        let store = self.leader.dataset("").unwrap().inner().store();
+        let mark = store.watermarks().committed();
+        let marks: Vec<CommitMark> = (0u16..)
+            .zip(&mark.seqs)
+            .map(|(shard, seq)| CommitMark {
+                shard: ShardId(shard),
+                seq: *seq,
+            })
+            .collect();
+        let times = Times {
+            closed: mark.timestamp,
+            committed: mark.timestamp,
+        };
+        self.joint().commit(&marks, times).unwrap();
+    }
+
+    /// Keys of both shards, so many.
+    fn put(&self, count: u32) {
+        let map = self.leader.keyspace("map").unwrap();
+        for n in 0..count {
+            map.put(n.to_be_bytes(), [7; 100]).unwrap();
+        }
+    }
+
+    fn shown(&self) -> usize {
+        match self.follower.keyspace("map") {
+            Ok(map) => map.iter().count(),
+            Err(_) => 0,
+        }
+    }
+}
+
+#[test]
+fn a_follower_flushes_only_what_is_durable_in_its_log() {
+    let stores = Stores::new();
+    for count in [20, 40] {
+        stores.put(count);
+        stores.ship(ShardId(0));
+        stores.ship(ShardId(1));
+        stores.commit();
+        assert_eq!(stores.shown(), count as usize);
+    }
+    let log = stores.joint().store().log(ShardId(0)).clone();
+    assert!(log.synced_seq() < log.last_seq(), "nobody asked for it");
+    stores.follower.flush().unwrap();
+    let manifest = stores.joint().store().manifest();
+    assert!(manifest.tables().count() > 0, "it was flushed");
+    for damage in Damage::ALL {
+        let after = stores.machine.crash(1, damage);
+        let db = Stores::options().open_with("/db", after.env()).unwrap();
+        assert_eq!(db.keyspace("map").unwrap().iter().count(), 40, "{damage:?}");
+    }
+}
+
+#[test]
+fn a_node_votes_once_the_history_that_it_copied_is_durable() {
+    let stores = Stores::new();
+    stores
+        .joint()
+        .store()
+        .epoch_file()
+        .lock()
+        .join(true)
+        .unwrap();
+    stores.put(20);
+    for shard in [ShardId(0), ShardId(1)] {
+        assert!(!stores.joint().votes(), "it lacks shard {shard}");
+        stores.ship(shard);
+    }
+    stores.commit();
+    assert!(stores.joint().votes());
+    for shard in [ShardId(0), ShardId(1)] {
+        let store = stores.joint().store();
+        let log = store.log(shard);
+        assert_eq!(log.synced_seq(), log.last_seq(), "shard {shard}");
+    }
+}
+
+#[test]
+fn a_follower_shows_no_cut_that_lacks_a_record() {
+    let stores = Stores::new();
+    stores.put(40);
+    stores.ship(ShardId(1));
+    stores.commit();
+    assert_eq!(stores.shown(), 0, "shard 0 lacks all, the keyspace too");
+    stores.ship(ShardId(0));
+    stores.commit();
+    assert_eq!(stores.shown(), 40);
+    stores.put(80);
+    stores.ship(ShardId(1));
+    stores.commit();
+    assert_eq!(stores.shown(), 40, "shard 0 lacks what was written since");
+    stores.ship(ShardId(0));
+    stores.commit();
+    assert_eq!(stores.shown(), 80);
+}
+
+#[test]
+fn what_a_follower_calls_synced_is() {
+    let stores = Stores::new();
+    stores.put(10);
+    stores.ship(ShardId(0));
+    let joint = stores.joint();
+    let last_seq = joint.store().log(ShardId(0)).last_seq();
+    assert!(joint.store().log(ShardId(0)).synced_seq() < last_seq);
+    assert_eq!(joint.sync(ShardId(0)).unwrap(), last_seq);
+}
+
+#[test]
+fn a_segment_that_a_follower_needs_outlives_its_flush() {
+    let stores = Stores::new();
+    let dataset = stores.leader.dataset("").unwrap();
+    let store = dataset.inner().store();
+    let first = |shard| store.log(ShardId(shard)).segments()[0].first_seq();
+    store.set_floor(ShardId(0), 1);
+    store.set_floor(ShardId(1), u64::MAX);
+    for _ in 0..3 {
+        stores.put(900);
+        stores.leader.flush().unwrap();
+    }
+    assert!(first(1) > 1, "nobody needs it");
+    assert_eq!(first(0), 1, "a follower does");
+    store.set_floor(ShardId(0), u64::MAX);
+    stores.leader.flush().unwrap();
+    assert!(first(0) > 1);
+}
+
+#[test]
+fn a_tail_that_was_saved_is_durable() {
+    let stores = Stores::new();
+    stores.put(20);
+    stores.ship(ShardId(0));
+    let store = stores.joint().store();
+    save_tail(&store, ShardId(0), 5).unwrap();
+    let segment = store.log(ShardId(0)).segments().pop().unwrap();
+    let from = Position {
+        epoch: segment.header().epoch,
+        seq: 6,
+    };
+    let path = files::divergent_tail(store.dir(), ShardId(0), from);
+    let start = offset_of(store.log(ShardId(0)), &segment, from.seq).unwrap();
+    let head = segment.read(0, SEGMENT_HEADER_LEN).unwrap();
+    let tail = segment.read(start, (segment.data_len() - start) as usize);
+    let saved = [&head[..], &tail.unwrap()[..]].concat();
+    for damage in Damage::ALL {
+        let files = stores.machine.crash(1, damage).disk.files();
+        assert!(files.get(&path) == Some(&saved), "{damage:?}");
+    }
+}

@@ -1,0 +1,87 @@
+//! Tests of the epoch file: what was opened, promised and claimed only rises, and survives a reopen.
+
+use std::path::Path;
+
+use super::*;
+use strandline_wal::io::sim::{Damage, SimDisk};
+
+const ME: [u8; 16] = [1; 16];
+const OTHER: [u8; 16] = [2; 16];
+
+fn open(disk: &SimDisk) -> EpochFile {
+    EpochFile::open(disk, Path::new("/epoch")).unwrap()
+}
+
+#[test]
+fn every_open_for_writing_has_an_epoch_of_its_own() {
+    let disk = SimDisk::new(1);
+    let first = open(&disk).open_next(Epoch(0), None).unwrap();
+    // The first record of that epoch may be lost; its number is not used again.
+    let second = open(&disk).open_next(Epoch(0), None).unwrap();
+    assert!(second > first);
+    let third = open(&disk).open_next(Epoch(9), None).unwrap();
+    assert_eq!(third, Epoch(10), "above what the logs have");
+}
+
+#[test]
+fn an_elected_epoch_is_opened_unless_a_later_one_was_promised() {
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    file.promise(Epoch(4), ME, ME).unwrap();
+    assert_eq!(file.open_next(Epoch(1), Some(Epoch(4))).unwrap(), Epoch(4));
+    file.promise(Epoch(7), OTHER, ME).unwrap();
+    let opened = file.open_next(Epoch(4), Some(Epoch(6))).unwrap();
+    assert!(opened > Epoch(7), "{opened}");
+}
+
+#[test]
+fn a_promise_to_another_never_falls() {
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    file.promise(Epoch(5), OTHER, ME).unwrap();
+    file.promise(Epoch(3), [3; 16], ME).unwrap();
+    assert_eq!(file.binding(ME), (Epoch(5), OTHER));
+}
+
+#[test]
+fn a_promise_is_durable_once_it_is_made() {
+    let disk = SimDisk::new(1);
+    open(&disk).promise(Epoch(5), OTHER, ME).unwrap();
+    let after = disk.crash(1, Damage::LoseAll);
+    assert_eq!(open(&after).binding(ME), (Epoch(5), OTHER));
+}
+
+#[test]
+fn the_own_claim_binds_until_another_is_followed() {
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    file.promise(Epoch(5), OTHER, ME).unwrap();
+    file.promise(Epoch(7), ME, ME).unwrap();
+    assert_eq!(file.binding(ME), (Epoch(7), ME));
+    file.follow().unwrap();
+    assert_eq!(file.binding(ME), (Epoch(5), OTHER));
+}
+
+#[test]
+fn an_epoch_that_was_cut_is_another_nodes_from_then_on() {
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    for seen in 0..3 {
+        file.open_next(Epoch(seen), None).unwrap();
+    }
+    file.forget_cut(|epoch| epoch <= Epoch(2)).unwrap();
+    assert_eq!(open(&disk).epochs().led, [Epoch(1), Epoch(2)]);
+}
+
+/// Found by fuzzing: a file that tells of the last epoch there is made the next open panic.
+#[test]
+fn no_epoch_is_opened_above_the_last_one() {
+    let disk = SimDisk::new(1);
+    disk.create_dir_all(Path::new("/db")).unwrap();
+    let path = Path::new("/db/epoch");
+    EpochFile::renew(&disk, path, Epoch(u32::MAX)).unwrap();
+    let mut file = EpochFile::open(&disk, path).unwrap();
+    let error = file.open_next(Epoch(3), None).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert_eq!(file.epochs().opened, Epoch(u32::MAX), "nothing changed");
+}
