@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use strandline::replica::{Following, Server};
 use strandline::verify::verify;
-use strandline::{Background, Database, Durability, ErrorKind, Options};
+use strandline::{Background, Database, Durability, Error, ErrorKind, Options};
 use strandline_wal::io::Env;
 use strandline_wal::io::sim::SimEnv;
 
@@ -151,6 +151,7 @@ fn a_node_with_a_damaged_file_heals_at_its_open_when_it_may() {
         };
         let error = alone.open(&root).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Restore);
+        assert!(matches!(error, Error::NotHealed { .. }), "{error:?}");
         assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
         assert!(error.to_string().contains(&refused.to_string()), "{error}");
         assert_eq!(std::fs::read(&damaged).unwrap(), before);

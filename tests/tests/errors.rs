@@ -102,7 +102,7 @@ fn every_variant_of_a_public_error_stands_in_a_test() {
         assert!(variants.len() > 4, "{path}: {variants:?}");
         for variant in variants {
             let is_met = |name: &&str| code.contains(&format!("{name}::{variant}"));
-            if !names.iter().any(|name| is_met(&name)) {
+            if !names.iter().any(is_met) {
                 missing.push(format!("{path}: {name}::{variant}"));
             }
         }
