@@ -108,10 +108,13 @@ pub fn sweep(case: &Case, modes: &[Mode]) -> Result<Tally, String> {
 /// The call and way at which something is wrong, and what.
 pub fn random(seed: u64, op_count: usize) -> Result<Tally, String> {
     let mut case = crate::plan::case(seed, op_count);
-    // A walk tells of a failed call by its text alone.
-    let is_walk = |op: &Op| is_read(op) && !matches!(op, Op::Get(..) | Op::MultiGet(..));
-    case.ops
-        .retain(|op| !matches!(op, Op::Crash(_) | Op::CrashAfter(..)) && !is_walk(op));
+    // A walk tells of a failed call by its text alone, and behind a failed sync a reader finds the disk.
+    let is_left_out = |op: &Op| match op {
+        Op::Get(..) | Op::MultiGet(..) => false,
+        Op::Crash(_) | Op::CrashAfter(..) | Op::Reader => true,
+        op => is_read(op),
+    };
+    case.ops.retain(|op| !is_left_out(op));
     let mut rng = Rng::new(!seed);
     let mut tally = Tally::default();
     let call_count = call_count(&case, &mut tally)?;
