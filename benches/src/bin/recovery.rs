@@ -17,6 +17,7 @@ use std::time::Instant;
 use rustix::fs::Advice;
 use strandline::{Durability, Options};
 use strandline_benches::{Values, keys};
+use strandline_wal::batch::HEADER_LEN;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -221,7 +222,11 @@ fn write(row: &Row, len_mib: u64, dir: &Path) -> Result<()> {
     let map = database.keyspace("map")?;
     let values = Values::new(row.value_len);
     let mut random = 0;
-    while dataset.stats().payload_len < len_mib << 20 {
+    let log_len = || {
+        let stats = dataset.stats();
+        stats.payload_len + stats.batch_count * HEADER_LEN as u64
+    };
+    while log_len() < len_mib << 20 {
         random += 1;
         for (n, key) in keys(random, 10_000).iter().enumerate() {
             map.put_with(key, values.value(n, row.value_len), Durability::Os)?;
