@@ -26,7 +26,7 @@ fn a_follower_survives_its_death_at_every_call() {
 fn a_follower_survives_its_death_at_every_call_of_a_bundle() {
     let base = seed::base(41);
     let mut tally = Tally::default();
-    for n in 0..seed::count(2, 100) {
+    for n in 0..seed::count(1, 100) {
         let seed = base.wrapping_add(n);
         match follow::bundle_sweep(seed) {
             Ok(one) => tally.merge(&one),

@@ -141,7 +141,8 @@ fn a_missing_file_is_told_or_harmless() {
 /// All but unwritten space at the end of a growing segment, which nobody reads: that is padding.
 #[test]
 fn an_offline_check_names_every_flipped_bit() {
-    let tally = flips(true, Look::Verify, 0, 1).unwrap();
+    let step = if seed::is_long() { 1 } else { 3 };
+    let tally = flips(true, Look::Verify, 0, step).unwrap();
     println!("flips, verify: {}", tally.line());
-    assert!(tally.count("named") > 10_000 && tally.count("noted") > 5_000);
+    assert!(tally.count("named") > 3_000 && tally.count("noted") > 2_000);
 }
