@@ -157,8 +157,11 @@ impl Database {
         let lock = lock(&env, root, read_only)?;
         if !read_only {
             // Readers share a lock on this file and cannot make it where they may not write: on a
-            // read-only mount, or in a backup. Their own open names what is wrong with it.
-            let _ = env.disk.lock(&files::readers(root), LockMode::Shared);
+            // read-only mount, or in a backup.
+            let path = files::readers(root);
+            env.disk
+                .lock(&path, LockMode::Shared)
+                .during("lock", &path)?;
         }
         let node = match read_only {
             true => NodeIdentity::read(&env, root)?,
