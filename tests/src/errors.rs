@@ -195,7 +195,9 @@ fn fail_one(case: &Case, fault: Fault, tally: &mut Tally) -> Result<(), String> 
             .map_err(|e| format!("open after {error}: {e}"))?;
     } else {
         for op in &case.ops {
-            if is_unknown && (is_read(op) || matches!(op, Op::Reopen | Op::Snapshot)) {
+            if is_unknown
+                && (is_read(op) || matches!(op, Op::Reopen | Op::Snapshot | Op::Checkpoint))
+            {
                 // What readers see now is not what the next open shows.
                 continue;
             }

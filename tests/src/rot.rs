@@ -211,9 +211,11 @@ fn clear(error: &Error, path: &Path) -> Result<(), String> {
     }
 }
 
-/// Whether a file holds nothing.
+/// Whether a file holds nothing that is ever read.
 pub fn is_lock(path: &Path) -> bool {
-    path.ends_with("LOCK") || path.ends_with("READERS")
+    ["LOCK", "READERS", "RESERVE"]
+        .iter()
+        .any(|name| path.ends_with(name))
 }
 
 /// What is done to a damaged database.
