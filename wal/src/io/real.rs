@@ -131,7 +131,10 @@ impl Disk for RealDisk {
             LockMode::Shared => file.try_lock_shared(),
         };
         match taken {
-            Ok(()) => Ok(Box::new(RealLock(file))),
+            Ok(()) => Ok(Box::new(RealLock {
+                file,
+                process: std::process::id(),
+            })),
             Err(fs::TryLockError::WouldBlock) => Err(ErrorKind::WouldBlock.into()),
             Err(fs::TryLockError::Error(e)) => Err(e),
         }
@@ -208,11 +211,24 @@ fn kind_of(kind: fs::FileType) -> FileKind {
     }
 }
 
-/// An flock. Closing the file releases it; no explicit unlock, because a forked child that ran its
-/// destructors would then take the lock from its parent.
-struct RealLock(#[allow(dead_code, reason = "holds the lock")] fs::File);
+/// An flock. It is released by the process that took it and by no other: a forked child that ran its
+/// destructors would take the lock from its parent. Closing the file would not do, because a child that is
+/// on its way to another program holds the file open for a moment.
+struct RealLock {
+    file: fs::File,
+    process: u32,
+}
 
 impl Lock for RealLock {}
+
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        if self.process == std::process::id() {
+            // Where that fails, closing the file releases it.
+            let _ = self.file.unlock();
+        }
+    }
+}
 
 struct RealFile {
     file: fs::File,
@@ -481,5 +497,25 @@ mod tests {
         let call = || results.pop().unwrap().map_err(io::Error::from);
         assert_eq!(uninterrupted(call).unwrap(), 7);
         assert!(results.is_empty());
+    }
+
+    /// A child that is on its way to another program holds every file of its parent for a moment.
+    #[test]
+    fn a_lock_that_is_released_is_free_though_its_file_is_still_open_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let file = open_lock(&path, LockMode::Exclusive).unwrap();
+        file.try_lock().unwrap();
+        let held_by_child = file.try_clone().unwrap();
+        let of_parent = |process| RealLock {
+            file: held_by_child.try_clone().unwrap(),
+            process,
+        };
+        let second = || open_lock(&path, LockMode::Exclusive).unwrap().try_lock();
+        // A child's destructors release nothing.
+        drop(of_parent(std::process::id() + 1));
+        assert!(matches!(second(), Err(fs::TryLockError::WouldBlock)));
+        drop(of_parent(std::process::id()));
+        second().unwrap();
     }
 }
