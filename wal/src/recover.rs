@@ -563,8 +563,10 @@ impl Walk<'_> {
             }
         }
         let end_seq = self.plan.tail.next_seq - 1;
+        let fork_seq = self.known.fork_seq.unwrap_or(u64::MAX);
         let needed = self.plan.durable_seq.max(self.known.flushed_seq);
-        if end_seq < needed && self.known.fork_seq.is_none() && !planted("recover.short") {
+        let needed = needed.min(fork_seq);
+        if end_seq < needed && !planted("recover.short") {
             let expected = format!("records up to {needed}, which are durable");
             let found = format!("the log ends at {end_seq}");
             return Err(Error::corrupt(
