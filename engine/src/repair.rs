@@ -125,12 +125,7 @@ pub fn repair(root: &Path, copy: &Path, env: &Env) -> Result<RepairReport> {
         }
         let mut mending = Mending::begin(env, root, copy, id)?;
         mending.epochs(&mut is_stranger)?;
-        mending.run()?;
-        if !mending.done.is_replaced && mending.lacks_something()? {
-            // What this log lacks is in the copy's tables alone.
-            mending.try_replace()?;
-        }
-        report.datasets.push(mending.done);
+        report.datasets.push(mending.finish()?);
     }
     if is_stranger {
         NodeIdentity::renew(env, root)?;
@@ -147,13 +142,12 @@ pub fn repair(root: &Path, copy: &Path, env: &Env) -> Result<RepairReport> {
 pub fn repair_from(root: &Path, peers: &[String], env: &Env) -> Result<RepairReport> {
     let mut ids = Vec::new();
     for entry in env.disk.list(root).during("list", root)? {
-        let id = DatasetId::new(&entry.name).ok();
-        let id = id.filter(|id| {
-            env.disk
-                .stat(&files::epoch(&files::dataset(root, id)))
-                .is_ok()
-        });
-        ids.extend(id);
+        let Ok(id) = DatasetId::new(&entry.name) else {
+            continue;
+        };
+        if is_there(env, &files::epoch(&files::dataset(root, &id)))? {
+            ids.push(id);
+        }
     }
     if ids.is_empty() {
         return Err(Error::NotFound {
@@ -168,16 +162,12 @@ pub fn repair_from(root: &Path, peers: &[String], env: &Env) -> Result<RepairRep
 
 /// Mends one dataset that this process has closed, in a database that it has open.
 pub(crate) fn mend(root: &Path, copy: &Path, id: &DatasetId, env: &Env) -> Result<RepairReport> {
-    let mut mending = Mending::begin(env, root, copy, id.clone())?;
-    mending.run()?;
-    if !mending.done.is_replaced && mending.lacks_something()? {
-        mending.try_replace()?;
-    }
+    let mended = Mending::begin(env, root, copy, id.clone())?.finish()?;
     let dir = files::dataset(root, id);
     let mut problems = verify(root, env)?.problems;
     problems.retain(|problem| problem.path.starts_with(&dir));
     Ok(RepairReport {
-        datasets: vec![mending.done],
+        datasets: vec![mended],
         problems,
     })
 }
@@ -312,6 +302,16 @@ impl<'a> Mending<'a> {
         let note = "the record of epochs was damaged: this node follows, and counts as a new one";
         self.done.notes.push(note.to_owned());
         Ok(())
+    }
+
+    /// Mends everything and says what was done.
+    fn finish(mut self) -> Result<RepairedDataset> {
+        self.run()?;
+        if !self.done.is_replaced && self.lacks_something()? {
+            // What this log lacks is in the copy's tables alone.
+            self.try_replace()?;
+        }
+        Ok(self.done)
     }
 
     fn run(&mut self) -> Result<()> {

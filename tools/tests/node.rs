@@ -284,16 +284,22 @@ fn addresses_that_cannot_be_are_named() {
     verb("follow", &a, &[]).exits(2);
 }
 
+/// A leader that serves, in `a`, and a follower that has everything and ended, in `b`; what that shows.
+fn followed(a: &Path, b: &Path) -> (Node, String) {
+    load(a, 0, 3_000, "2");
+    let leader = serve(a);
+    let follower = follow(b, &leader.address);
+    wait_equal(&leader.address, &follower.address);
+    follower.stop();
+    let shown = verb("scan", b, &[]).exits(0).text().to_owned();
+    (leader, shown)
+}
+
 #[test]
 fn a_damaged_node_is_repaired_from_the_leader_and_from_a_checkpoint() {
     let bench = Bench::new();
     let (a, b) = (bench.path("a"), bench.path("b"));
-    load(&a, 0, 3_000, "2");
-    let leader = serve(&a);
-    let follower = follow(&b, &leader.address);
-    wait_equal(&leader.address, &follower.address);
-    follower.stop();
-    let before = verb("scan", &b, &[]).exits(0).text().to_owned();
+    let (leader, before) = followed(&a, &b);
     let segment = common::segments(&b).remove(0);
     let hurt = || {
         let mut bytes = std::fs::read(&segment).unwrap();
@@ -335,12 +341,7 @@ fn a_damaged_node_is_repaired_from_the_leader_and_from_a_checkpoint() {
 fn a_follower_that_may_heal_mends_its_damage_and_a_scrub_tells_of_it() {
     let bench = Bench::new();
     let (a, b) = (bench.path("a"), bench.path("b"));
-    load(&a, 0, 3_000, "2");
-    let leader = serve(&a);
-    let follower = follow(&b, &leader.address);
-    wait_equal(&leader.address, &follower.address);
-    follower.stop();
-    let before = verb("scan", &b, &[]).exits(0).text().to_owned();
+    let (leader, before) = followed(&a, &b);
     verb("scrub", &b, &["--rate", "100000000"]).exits(0);
     verb("scrub", &b, &["--rate", "0"]).exits(2);
     for slot in ["manifest", "manifest.copy"] {
