@@ -24,7 +24,7 @@ pub(crate) fn apply(
     memtable: &Memtable,
     catalog: &Catalog,
 ) -> Result<(), Damage> {
-    for (order, record) in records.enumerate() {
+    for record in records {
         let record = record?;
         match record.kind {
             Kind::Put | Kind::Delete => {
@@ -38,8 +38,7 @@ pub(crate) fn apply(
                     offset: place.at + record.body_at as u32,
                     len: record.body.len() as u32,
                 };
-                let order = order as u32;
-                memtable.insert(record.head, version, order, MemEntry { kind, place: value });
+                memtable.insert(record.head, version, MemEntry { kind, place: value });
             }
             Kind::Control => control(&record, catalog)?,
         }

@@ -9,20 +9,16 @@ mod cursor;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::{Borrow, Cow};
-use std::cmp::Ordering;
-use std::ops::Bound;
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crossbeam_skiplist::SkipMap;
+use artmap::{AsBytes, VersionedArtMap};
 use strandline_wal::Hlc;
 
 pub use cursor::MemtableCursor;
 
-use crate::table::{
-    EntryKind, Found, FoundValue, InternalKey, LogPlace, NAME_LEN_MAX, ValueSource,
-};
+use crate::table::{EntryKind, Found, FoundValue, LogPlace, NAME_LEN_MAX, ValueSource};
 
 /// What the memtable knows of a record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,7 +48,8 @@ impl MemEntry {
 
 /// An ordered index of pointers into the log.
 pub struct Memtable {
-    entries: SkipMap<Stored, MemEntry>,
+    /// An adaptive radix tree of names, each with its versions, newest first.
+    entries: VersionedArtMap<Name, MemEntry>,
     len: AtomicUsize,
 }
 
@@ -60,17 +57,17 @@ impl Memtable {
     /// An empty one.
     pub fn new() -> Memtable {
         Memtable {
-            entries: SkipMap::new(),
+            entries: VersionedArtMap::new(),
             len: AtomicUsize::new(0),
         }
     }
 
-    /// Adds a record. `sub` is its index in its batch: of several records of one batch with one name
-    /// the last one counts. Adding a record that is there already changes nothing.
+    /// Adds a record. Of several records of one batch with one name the last one counts, so they are
+    /// added in their order. Adding a batch again changes nothing.
     ///
     /// # Panics
     /// Where the name is longer than [`NAME_LEN_MAX`] or the kind is a pointer.
-    pub fn insert(&self, name: &[u8], version: Hlc, sub: u32, entry: MemEntry) {
+    pub fn insert(&self, name: &[u8], version: Hlc, entry: MemEntry) {
         assert!(
             name.len() <= NAME_LEN_MAX,
             "a name that no table could take"
@@ -79,36 +76,23 @@ impl Memtable {
             entry.kind != EntryKind::Pointer,
             "a record of the log is no pointer"
         );
-        let key = Seat {
-            head: head_of(name),
-            name: Cow::Owned(name.to_vec()),
-            version,
-            sub,
-        };
-        let mut is_new = false;
-        self.entries.get_or_insert_with(Stored(key), || {
-            is_new = true;
-            entry
-        });
-        if is_new {
-            self.len.fetch_add(name.len() + ENTRY_LEN, Relaxed);
-        }
+        self.entries.insert(Name::new(name), version.0, entry);
+        self.len.fetch_add(name.len() + ENTRY_LEN, Relaxed);
     }
 
     /// The newest version of `name` that is not newer than `at`, tombstones included.
     pub fn get(&self, name: &[u8], at: Hlc) -> Option<Found> {
-        let seat = Seat::first_of(InternalKey { name, version: at });
-        let entry = self
-            .entries
-            .lower_bound::<Seat<'_>>(Bound::Included(&seat))?;
-        let found = &entry.key().0;
-        (*found.name == *name).then(|| entry.value().found(found.version))
+        let (version, entry) = self.entries.get_version_le(name, at.0)?;
+        Some(entry.found(Hlc(version)))
     }
 
-    /// Records in it, those that another of their batch overrode included.
+    /// Versions of all names.
     #[cfg(test)]
     pub fn entry_count(&self) -> usize {
-        self.entries.len()
+        let names = self.entries.iter();
+        names
+            .map(|entry| self.entries.version_count(entry.key()))
+            .sum()
     }
 
     /// Whether nothing is in it.
@@ -140,81 +124,42 @@ impl std::fmt::Debug for Memtable {
     }
 }
 
-/// Where an entry sits: names ascending, then versions descending, then the later of a batch first.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Seat<'a> {
-    /// The first 16 bytes of the name as a big-endian number: most comparisons end here, without
-    /// a look at memory that is elsewhere.
-    head: u128,
-    name: Cow<'a, [u8]>,
-    version: Hlc,
-    sub: u32,
+/// A name, without memory of its own where it is short.
+enum Name {
+    Short(u8, [u8; SHORT_LEN_MAX]),
+    Long(Box<[u8]>),
 }
 
-impl<'a> Seat<'a> {
-    /// Before all entries with this key.
-    fn first_of(key: InternalKey<'a>) -> Seat<'a> {
-        let name = Cow::Borrowed(key.name);
-        Seat {
-            head: head_of(key.name),
-            name,
-            version: key.version,
-            sub: u32::MAX,
-        }
-    }
+/// Longest name that needs no memory of its own: a keyspace and a key of 18 bytes.
+const SHORT_LEN_MAX: usize = 22;
 
-    /// Behind all entries with this key.
-    fn last_of(key: InternalKey<'a>) -> Seat<'a> {
-        Seat {
-            sub: 0,
-            ..Seat::first_of(key)
-        }
-    }
-
-    fn key(&self) -> InternalKey<'_> {
-        InternalKey {
-            name: &self.name,
-            version: self.version,
+impl Name {
+    fn new(name: &[u8]) -> Name {
+        match u8::try_from(name.len()) {
+            Ok(len) if name.len() <= SHORT_LEN_MAX => {
+                let mut bytes = [0; SHORT_LEN_MAX];
+                bytes[..name.len()].copy_from_slice(name);
+                Name::Short(len, bytes)
+            }
+            _ => Name::Long(name.into()),
         }
     }
 }
 
-impl Ord for Seat<'_> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.head
-            .cmp(&other.head)
-            .then_with(|| self.key().cmp(&other.key()))
-            .then_with(|| other.sub.cmp(&self.sub))
-    }
-}
-
-impl PartialOrd for Seat<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// A seat that owns its name. A type of its own, so that it can be looked up by a borrowed one.
-#[derive(Eq, Ord, PartialEq, PartialOrd)]
-struct Stored(Seat<'static>);
-
-impl<'a> Borrow<Seat<'a>> for Stored {
-    fn borrow(&self) -> &Seat<'a> {
-        &self.0
-    }
-}
-
-/// The first 16 bytes as a big-endian number, zeros where there are none.
-fn head_of(name: &[u8]) -> u128 {
-    match name.first_chunk::<16>() {
-        Some(head) => u128::from_be_bytes(*head),
-        None => {
-            let mut head = [0; 16];
-            head[..name.len()].copy_from_slice(name);
-            u128::from_be_bytes(head)
+impl AsBytes for Name {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Name::Short(len, bytes) => &bytes[..usize::from(*len)],
+            Name::Long(bytes) => bytes,
         }
     }
 }
 
-/// What an entry takes beside its name: key, place, and the links of the index on average.
-const ENTRY_LEN: usize = size_of::<Stored>() + size_of::<MemEntry>() + 48;
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+/// What an entry takes beside its name: its leaf, its place in the tree, and the tree's own on average.
+const ENTRY_LEN: usize = size_of::<Name>() + size_of::<MemEntry>() + 64;

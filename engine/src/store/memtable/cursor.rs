@@ -3,10 +3,11 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use artmap::{AsBytes, VersionedEntryRef};
 use strandline_wal::{Hlc, Result};
 
-use super::{MemEntry, Memtable, Seat};
-use crate::table::{Cursor, Found, InternalKey, ValueSource};
+use super::{MemEntry, Memtable, Name};
+use crate::table::{Cursor, EntryKind, Found, InternalKey, ValueSource};
 
 /// Walks a memtable in both directions, for as long as it likes.
 ///
@@ -14,7 +15,7 @@ use crate::table::{Cursor, Found, InternalKey, ValueSource};
 /// once per batch. Batches begin small, for those who look at one entry, and grow.
 pub struct MemtableCursor {
     memtable: Arc<Memtable>,
-    /// Entries in the direction of the cursor, each key once.
+    /// Entries in the direction of the cursor.
     rows: Vec<Row>,
     names: Vec<u8>,
     /// The row that the cursor stands on; beyond the rows it stands nowhere.
@@ -44,6 +45,7 @@ impl MemtableCursor {
         }
     }
 
+    #[inline]
     fn row_key(&self, row: usize) -> Option<InternalKey<'_>> {
         let row = self.rows.get(row)?;
         let name = &self.names[row.name_at..row.name_at + row.name_len];
@@ -53,50 +55,94 @@ impl MemtableCursor {
         })
     }
 
+    #[inline]
     fn row(&self) -> &Row {
         self.rows
             .get(self.at)
             .expect("the cursor stands on an entry")
     }
 
-    /// Takes the batch that begins at `from` and goes up.
-    fn fill_forward(&mut self, from: Bound<&Seat<'_>>) {
+    /// Takes the batch that goes up from `from`: of its name the versions up to its version, none where
+    /// that is `None`, and then of the names behind all.
+    fn fill_forward(&mut self, from: Option<(&[u8], Option<Hlc>)>) {
         self.begin(false);
         let memtable = Arc::clone(&self.memtable);
-        for entry in memtable
-            .entries
-            .range::<Seat<'_>, _>((from, Bound::Unbounded))
-        {
-            let seat = &entry.key().0;
-            // Of one key the record that counts comes first.
-            let is_overridden = self.last_key() == Some(seat.key());
-            if !is_overridden && !self.push(seat, *entry.value()) {
+        let start = from.map_or(Bound::Unbounded, |(name, _)| Bound::Included(name));
+        for entry in memtable.entries.range::<_, [u8]>((start, Bound::Unbounded)) {
+            let newest = match from {
+                Some((name, newest)) if entry.key().as_bytes() == name => newest,
+                _ => Some(Hlc(u64::MAX)),
+            };
+            if let Some(newest) = newest
+                && !self.take(&entry, Hlc(0), newest)
+            {
                 break;
             }
         }
         self.end();
     }
 
-    /// Takes the batch that begins at `from` and goes down.
-    fn fill_backward(&mut self, from: Bound<&Seat<'_>>) {
+    /// Takes the batch that goes down from `from`: of its name the versions from its version on, none
+    /// where that is `None`, and then of the names before all.
+    fn fill_backward(&mut self, from: Option<(&[u8], Option<Hlc>)>) {
         self.begin(true);
         let memtable = Arc::clone(&self.memtable);
-        for entry in memtable
-            .entries
-            .range::<Seat<'_>, _>((Bound::Unbounded, from))
-            .rev()
-        {
-            let seat = &entry.key().0;
-            // Of one key the record that counts comes last.
-            if self.last_key() == Some(seat.key()) {
-                if let Some(last) = self.rows.last_mut() {
-                    last.entry = *entry.value();
-                }
-            } else if !self.push(seat, *entry.value()) {
+        let end = from.map_or(Bound::Unbounded, |(name, _)| Bound::Included(name));
+        let names = memtable.entries.range::<_, [u8]>((Bound::Unbounded, end));
+        for entry in names.rev() {
+            let oldest = match from {
+                Some((name, oldest)) if entry.key().as_bytes() == name => oldest,
+                _ => Some(Hlc(0)),
+            };
+            if let Some(oldest) = oldest
+                && !self.take(&entry, oldest, Hlc(u64::MAX))
+            {
                 break;
             }
         }
         self.end();
+    }
+
+    /// Takes the versions of a name between two, both included, in the direction of the cursor; `false`
+    /// where the batch is full.
+    fn take(
+        &mut self,
+        entry: &VersionedEntryRef<'_, Name, MemEntry>,
+        oldest: Hlc,
+        newest: Hlc,
+    ) -> bool {
+        if self.rows.len() >= self.batch_count {
+            return false;
+        }
+        let is_within = |version: u64| (oldest.0..=newest.0).contains(&version);
+        let name = entry.key().as_bytes();
+        let (head, found) = (entry.version(), *entry.value());
+        let has_older = head > 0 && entry.get_version_le(head - 1).is_some();
+        let name_at = self.names.len();
+        self.names.extend_from_slice(name);
+        let name_len = name.len();
+        let row = |version: u64, entry: MemEntry| Row {
+            name_at,
+            name_len,
+            version: Hlc(version),
+            entry,
+        };
+        if !has_older {
+            self.rows.extend(is_within(head).then(|| row(head, found)));
+            return true;
+        }
+        let mut versions = self.memtable.entries.get_all_versions(name);
+        if self.is_backward {
+            versions.reverse();
+        }
+        let versions = versions
+            .into_iter()
+            .filter(|(version, _)| is_within(*version))
+            .filter_map(|(version, entry)| Some(row(version, entry?)));
+        // A list of versions is walked from its end each time, so many of one name are taken at once.
+        let before = self.rows.len();
+        self.rows.extend(versions.take(VERSION_COUNT_MAX));
+        self.rows.len() - before < VERSION_COUNT_MAX
     }
 
     fn begin(&mut self, is_backward: bool) {
@@ -108,26 +154,6 @@ impl MemtableCursor {
 
     fn end(&mut self) {
         self.batch_count = (self.batch_count * 2).min(BATCH_COUNT_MAX);
-    }
-
-    fn last_key(&self) -> Option<InternalKey<'_>> {
-        self.row_key(self.rows.len().checked_sub(1)?)
-    }
-
-    /// Adds a row; `false` where the batch is full.
-    fn push(&mut self, seat: &Seat<'_>, entry: MemEntry) -> bool {
-        if self.rows.len() >= self.batch_count {
-            return false;
-        }
-        let (name_at, name_len) = (self.names.len(), seat.name.len());
-        self.names.extend_from_slice(&seat.name);
-        self.rows.push(Row {
-            name_at,
-            name_len,
-            version: seat.version,
-            entry,
-        });
-        true
     }
 
     /// One step against the key order where `is_back`, else along it.
@@ -148,15 +174,13 @@ impl MemtableCursor {
             };
             return;
         }
-        let name = self.key().name.to_vec();
-        let key = InternalKey {
-            name: &name,
-            version: self.key().version,
-        };
+        let (name, version) = (self.key().name.to_vec(), self.key().version.0);
         if is_back {
-            self.fill_backward(Bound::Excluded(&Seat::first_of(key)));
+            let newer = version.checked_add(1).map(Hlc);
+            self.fill_backward(Some((&name, newer)));
         } else {
-            self.fill_forward(Bound::Excluded(&Seat::last_of(key)));
+            let older = version.checked_sub(1).map(Hlc);
+            self.fill_forward(Some((&name, older)));
         }
     }
 }
@@ -164,22 +188,22 @@ impl MemtableCursor {
 impl Cursor for MemtableCursor {
     fn seek(&mut self, key: InternalKey<'_>) {
         self.batch_count = BATCH_COUNT_MIN;
-        self.fill_forward(Bound::Included(&Seat::first_of(key)));
+        self.fill_forward(Some((key.name, Some(key.version))));
     }
 
     fn seek_for_prev(&mut self, key: InternalKey<'_>) {
         self.batch_count = BATCH_COUNT_MIN;
-        self.fill_backward(Bound::Included(&Seat::last_of(key)));
+        self.fill_backward(Some((key.name, Some(key.version))));
     }
 
     fn first(&mut self) {
         self.batch_count = BATCH_COUNT_MIN;
-        self.fill_forward(Bound::Unbounded);
+        self.fill_forward(None);
     }
 
     fn last(&mut self) {
         self.batch_count = BATCH_COUNT_MIN;
-        self.fill_backward(Bound::Unbounded);
+        self.fill_backward(None);
     }
 
     fn next(&mut self) {
@@ -203,6 +227,10 @@ impl Cursor for MemtableCursor {
         self.row().entry.source()
     }
 
+    fn kind(&self) -> EntryKind {
+        self.row().entry.kind
+    }
+
     fn found(&self) -> Found {
         let row = self.row();
         row.entry.found(row.version)
@@ -218,3 +246,6 @@ const BATCH_COUNT_MIN: usize = 4;
 
 /// Rows of any batch of a cursor.
 const BATCH_COUNT_MAX: usize = 64;
+
+/// Versions of one name that a batch takes, at most, beyond its rows.
+const VERSION_COUNT_MAX: usize = 64 << 10;

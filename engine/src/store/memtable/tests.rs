@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use strandline_wal::ShardId;
 
 use super::*;
-use crate::table::Cursor;
+use crate::table::{Cursor, InternalKey};
 
 fn entry(kind: EntryKind, offset: u32) -> MemEntry {
     let place = LogPlace {
@@ -32,14 +32,14 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 
 fn filled(records: &[(Vec<u8>, u64, bool)]) -> (Arc<Memtable>, Model) {
     let (memtable, mut model) = (Arc::new(Memtable::new()), Model::new());
-    for (sub, (name, version, is_tombstone)) in records.iter().enumerate() {
+    for (n, (name, version, is_tombstone)) in records.iter().enumerate() {
         let kind = if *is_tombstone {
             EntryKind::Tombstone
         } else {
             EntryKind::Value
         };
-        let entry = entry(kind, sub as u32);
-        memtable.insert(name, Hlc(*version), sub as u32, entry);
+        let entry = entry(kind, n as u32);
+        memtable.insert(name, Hlc(*version), entry);
         model.insert((name.clone(), Reverse(*version)), entry);
     }
     (memtable, model)
@@ -120,11 +120,11 @@ proptest! {
 }
 
 #[test]
-fn the_last_record_of_a_batch_wins_whatever_the_order_of_insertion() {
+fn the_last_record_of_a_batch_wins() {
     let memtable = Arc::new(Memtable::new());
-    memtable.insert(b"name", Hlc(5), 2, entry(EntryKind::Tombstone, 2));
-    memtable.insert(b"name", Hlc(5), 9, entry(EntryKind::Value, 9));
-    memtable.insert(b"name", Hlc(5), 0, entry(EntryKind::Value, 0));
+    memtable.insert(b"name", Hlc(5), entry(EntryKind::Value, 0));
+    memtable.insert(b"name", Hlc(5), entry(EntryKind::Tombstone, 2));
+    memtable.insert(b"name", Hlc(5), entry(EntryKind::Value, 9));
     let found = memtable.get(b"name", Hlc(5)).unwrap();
     assert_eq!(found.value.source(), entry(EntryKind::Value, 9).source());
     let mut cursor = memtable.cursor();
@@ -148,13 +148,11 @@ fn the_last_record_of_a_batch_wins_whatever_the_order_of_insertion() {
 fn a_record_that_is_replayed_changes_nothing() {
     let memtable = Memtable::new();
     assert!(memtable.is_empty());
-    memtable.insert(b"name", Hlc(5), 0, entry(EntryKind::Value, 7));
-    let len = memtable.approximate_len();
-    memtable.insert(b"name", Hlc(5), 0, entry(EntryKind::Value, 7));
-    assert_eq!(
-        (memtable.approximate_len(), memtable.entry_count()),
-        (len, 1)
-    );
+    memtable.insert(b"name", Hlc(5), entry(EntryKind::Value, 7));
+    memtable.insert(b"name", Hlc(5), entry(EntryKind::Value, 7));
+    assert_eq!(memtable.entry_count(), 1);
+    let found = memtable.get(b"name", Hlc(9)).unwrap();
+    assert_eq!(found.value.source(), entry(EntryKind::Value, 7).source());
 }
 
 #[test]
@@ -167,7 +165,7 @@ fn writers_and_readers_go_at_once() {
                 for n in 0..2_000u32 {
                     let name = format!("{:05}", n * 2 + writer);
                     let version = Hlc(u64::from(n + 1));
-                    memtable.insert(name.as_bytes(), version, 0, entry(EntryKind::Value, n));
+                    memtable.insert(name.as_bytes(), version, entry(EntryKind::Value, n));
                 }
             });
         }
@@ -186,4 +184,32 @@ fn writers_and_readers_go_at_once() {
         });
     });
     assert_eq!(memtable.entry_count(), 4_000);
+}
+
+/// More versions of one name than a batch of a cursor takes.
+#[test]
+fn many_versions_of_one_name_are_walked_in_both_directions() {
+    let memtable = Arc::new(Memtable::new());
+    let count = 200_000;
+    for n in 1..=count {
+        memtable.insert(b"name", Hlc(n), entry(EntryKind::Value, n as u32));
+    }
+    memtable.insert(b"before", Hlc(1), entry(EntryKind::Value, 1));
+    memtable.insert(b"behind", Hlc(1), entry(EntryKind::Value, 1));
+    let mut cursor = memtable.cursor();
+    cursor.seek(InternalKey {
+        name: b"name",
+        version: Hlc(count),
+    });
+    for n in (1..=count).rev() {
+        assert_eq!(cursor.key().version, Hlc(n));
+        cursor.next();
+    }
+    assert!(!cursor.is_valid());
+    cursor.last();
+    for n in 1..=count {
+        assert_eq!(cursor.key().version, Hlc(n));
+        cursor.prev();
+    }
+    assert_eq!(cursor.key().name, b"behind");
 }

@@ -54,7 +54,7 @@ fn merged(sources: &[Vec<Row>]) -> Merge<MemtableCursor> {
                 offset: *number,
                 len: 0,
             };
-            memtable.insert(name, Hlc(*version), 0, MemEntry { kind, place });
+            memtable.insert(name, Hlc(*version), MemEntry { kind, place });
         }
         memtable.cursor()
     });
