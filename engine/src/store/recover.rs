@@ -563,13 +563,19 @@ fn complete_mark(manifest: &Manifest) -> Mark {
     }
 }
 
-/// The last mark up to which no log misses a batch of the dataset's order.
+/// The last mark up to which no log misses a batch of the dataset's order. A log by itself misses none,
+/// the plan checked its chain: of it the last batch alone is looked at.
 fn consistent_end(env: &Env, manifest: &Manifest, plans: &[Plan]) -> Result<Mark> {
+    let is_alone = plans.len() == 1;
     let mut end = complete_mark(manifest);
     let mut heads = Vec::new();
     for (shard, plan) in plans.iter().enumerate() {
         let log = open_read_only(env, plan)?;
-        heads.extend(step(shard, Reader::new(log, end.seqs[shard] + 1))?);
+        let mut from = end.seqs[shard] + 1;
+        if is_alone {
+            from = from.max(plan.position().seq);
+        }
+        heads.extend(step(shard, Reader::new(log, from))?);
     }
     while let Some(at) = (0..heads.len()).min_by_key(|n| heads[*n].batch.header.timestamp) {
         let Head {
@@ -578,7 +584,8 @@ fn consistent_end(env: &Env, manifest: &Manifest, plans: &[Plan]) -> Result<Mark
             batch,
         } = heads.swap_remove(at);
         let header = batch.header;
-        if header.version != 1 && header.ordinal != end.ordinal.wrapping_add(1) {
+        let continues = header.version == 1 || header.ordinal == end.ordinal.wrapping_add(1);
+        if !is_alone && !continues {
             break;
         }
         end.timestamp = header.timestamp;
