@@ -44,13 +44,16 @@ impl Iter {
         (self.front, self.back) = (None, None);
         status.err().map(|error| Err(Error::from(error)))
     }
+}
 
-    fn item(&mut self, scan: &Scan) -> Option<Result<Item>> {
-        match scan.value() {
-            Ok(value) => Some(Ok((scan.name()[KEYSPACE_LEN..].to_vec(), value))),
-            Err(error) => self.end(Err(error)),
-        }
-    }
+fn item(scan: &Scan) -> strandline_wal::Result<Item> {
+    Ok((scan.name()[KEYSPACE_LEN..].to_vec(), scan.value()?))
+}
+
+fn keep(name: &mut Option<Vec<u8>>, scan: &Scan) {
+    let name = name.get_or_insert_default();
+    name.clear();
+    name.extend_from_slice(scan.name());
 }
 
 impl Iterator for Iter {
@@ -60,33 +63,29 @@ impl Iterator for Iter {
         if self.done {
             return None;
         }
-        let scan = match self.front.take() {
-            Some(mut scan) => {
+        let scan = match &mut self.front {
+            Some(scan) => {
                 scan.names().next();
                 scan
             }
-            None => {
-                let mut scan = self.moment.scan(self.bounds.clone());
+            front => {
+                let scan = front.insert(self.moment.scan(self.bounds.clone()));
                 scan.names().first();
                 scan
             }
         };
-        let met = scan.is_valid()
-            && self
-                .back_name
-                .as_deref()
-                .is_some_and(|back| scan.name() >= back);
-        if !scan.is_valid() || met {
-            return self.end(scan.status());
+        let back = self.back_name.as_deref();
+        if !scan.is_valid() || back.is_some_and(|back| scan.name() >= back) {
+            let status = scan.status();
+            return self.end(status);
         }
-        let item = self.item(&scan);
         if self.back.is_some() {
-            self.front_name = Some(scan.name().to_vec());
+            keep(&mut self.front_name, scan);
         }
-        if !self.done {
-            self.front = Some(scan);
+        match item(scan) {
+            Ok(item) => Some(Ok(item)),
+            Err(error) => self.end(Err(error)),
         }
-        item
     }
 }
 
@@ -95,34 +94,32 @@ impl DoubleEndedIterator for Iter {
         if self.done {
             return None;
         }
-        if self.front_name.is_none() {
-            self.front_name = self.front.as_ref().map(|front| front.name().to_vec());
+        if self.front_name.is_none()
+            && let Some(front) = &self.front
+        {
+            keep(&mut self.front_name, front);
         }
-        let scan = match self.back.take() {
-            Some(mut scan) => {
+        let scan = match &mut self.back {
+            Some(scan) => {
                 scan.names().prev();
                 scan
             }
-            None => {
-                let mut scan = self.moment.scan(self.bounds.clone());
+            back => {
+                let scan = back.insert(self.moment.scan(self.bounds.clone()));
                 scan.names().last();
                 scan
             }
         };
-        let met = scan.is_valid()
-            && self
-                .front_name
-                .as_deref()
-                .is_some_and(|front| scan.name() <= front);
-        if !scan.is_valid() || met {
-            return self.end(scan.status());
+        let front = self.front_name.as_deref();
+        if !scan.is_valid() || front.is_some_and(|front| scan.name() <= front) {
+            let status = scan.status();
+            return self.end(status);
         }
-        let item = self.item(&scan);
-        self.back_name = Some(scan.name().to_vec());
-        if !self.done {
-            self.back = Some(scan);
+        keep(&mut self.back_name, scan);
+        match item(scan) {
+            Ok(item) => Some(Ok(item)),
+            Err(error) => self.end(Err(error)),
         }
-        item
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use strandline_wal::{Hlc, Result};
 
+use super::memtable::MemtableCursor;
 use super::merge::{Merge, VisibleIter};
 use super::view::{Run, Value, View};
 use crate::table::{Cursor, EntryKind, Found, InternalKey, TableCursor, ValueSource};
@@ -48,12 +49,14 @@ impl RunCursor {
     }
 
     /// Whether the cursor is in a table and at its clean end: the next table goes on.
+    #[inline]
     fn is_at_end(&self) -> bool {
         self.cursor
             .as_ref()
             .is_some_and(|cursor| !cursor.is_valid() && cursor.status().is_ok())
     }
 
+    #[inline]
     fn skip_ahead(&mut self) {
         while self.is_at_end() {
             match self.enter(self.at + 1) {
@@ -72,6 +75,7 @@ impl RunCursor {
         }
     }
 
+    #[inline]
     fn standing(&self) -> &TableCursor {
         self.cursor.as_ref().expect("the cursor stands on an entry")
     }
@@ -124,6 +128,7 @@ impl Cursor for RunCursor {
         self.skip_back();
     }
 
+    #[inline]
     fn next(&mut self) {
         if let Some(cursor) = &mut self.cursor {
             cursor.next();
@@ -138,22 +143,27 @@ impl Cursor for RunCursor {
         }
     }
 
+    #[inline]
     fn is_valid(&self) -> bool {
         self.cursor.as_ref().is_some_and(Cursor::is_valid)
     }
 
+    #[inline]
     fn key(&self) -> InternalKey<'_> {
         self.standing().key()
     }
 
+    #[inline]
     fn value(&self) -> ValueSource<'_> {
         self.standing().value()
     }
 
+    #[inline]
     fn kind(&self) -> EntryKind {
         self.standing().kind()
     }
 
+    #[inline]
     fn found(&self) -> Found {
         self.standing().found()
     }
@@ -163,21 +173,97 @@ impl Cursor for RunCursor {
     }
 }
 
+/// A cursor over one level of a view.
+pub(crate) enum LevelCursor {
+    Memtable(MemtableCursor),
+    Run(RunCursor),
+}
+
+macro_rules! each {
+    ($cursor:expr, $($call:tt)*) => {
+        match $cursor {
+            LevelCursor::Memtable(cursor) => cursor.$($call)*,
+            LevelCursor::Run(cursor) => cursor.$($call)*,
+        }
+    };
+}
+
+impl Cursor for LevelCursor {
+    #[inline]
+    fn seek(&mut self, key: InternalKey<'_>) {
+        each!(self, seek(key))
+    }
+
+    #[inline]
+    fn seek_for_prev(&mut self, key: InternalKey<'_>) {
+        each!(self, seek_for_prev(key))
+    }
+
+    #[inline]
+    fn first(&mut self) {
+        each!(self, first())
+    }
+
+    #[inline]
+    fn last(&mut self) {
+        each!(self, last())
+    }
+
+    #[inline]
+    fn next(&mut self) {
+        each!(self, next())
+    }
+
+    #[inline]
+    fn prev(&mut self) {
+        each!(self, prev())
+    }
+
+    #[inline]
+    fn is_valid(&self) -> bool {
+        each!(self, is_valid())
+    }
+
+    #[inline]
+    fn key(&self) -> InternalKey<'_> {
+        each!(self, key())
+    }
+
+    #[inline]
+    fn value(&self) -> ValueSource<'_> {
+        each!(self, value())
+    }
+
+    #[inline]
+    fn kind(&self) -> EntryKind {
+        each!(self, kind())
+    }
+
+    #[inline]
+    fn found(&self) -> Found {
+        each!(self, found())
+    }
+
+    #[inline]
+    fn status(&self) -> Result<()> {
+        each!(self, status())
+    }
+}
+
 /// What is visible of a range of names at one time.
 pub(crate) struct Scan {
     view: Arc<View>,
-    names: VisibleIter<Box<dyn Cursor + Send>>,
+    names: VisibleIter<LevelCursor>,
 }
 
 impl Scan {
     pub fn new(view: Arc<View>, at: Hlc, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>)) -> Scan {
-        let mut sources: Vec<Box<dyn Cursor + Send>> = Vec::new();
-        sources.push(Box::new(view.active.index.cursor()));
+        let mut sources = vec![LevelCursor::Memtable(view.active.index.cursor())];
         for sealed in &view.sealed {
-            sources.push(Box::new(sealed.level.index.cursor()));
+            sources.push(LevelCursor::Memtable(sealed.level.index.cursor()));
         }
         for run in &view.runs {
-            sources.push(Box::new(RunCursor::new(Arc::clone(run), false)));
+            sources.push(LevelCursor::Run(RunCursor::new(Arc::clone(run), false)));
         }
         Scan {
             names: VisibleIter::new(Merge::new(sources), at, bounds),
@@ -185,7 +271,7 @@ impl Scan {
         }
     }
 
-    pub fn names(&mut self) -> &mut VisibleIter<Box<dyn Cursor + Send>> {
+    pub fn names(&mut self) -> &mut VisibleIter<LevelCursor> {
         &mut self.names
     }
 

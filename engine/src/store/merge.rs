@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 
 use strandline_wal::{Error, Result};
 
-use crate::table::{Cursor, Found, InternalKey, ValueSource};
+use crate::table::{Cursor, EntryKind, Found, InternalKey, ValueSource};
 
 pub use compaction::{CompactionIter, CompactionRules, Dropped};
 pub use visible::VisibleIter;
@@ -69,6 +69,7 @@ impl<C: Cursor> Merge<C> {
     }
 
     /// Moves to the next entry. Does nothing where the merge stands nowhere.
+    #[inline]
     pub fn next(&mut self) {
         self.step(false);
     }
@@ -79,6 +80,7 @@ impl<C: Cursor> Merge<C> {
     }
 
     /// Whether the merge stands on an entry.
+    #[inline]
     pub fn is_valid(&self) -> bool {
         self.error.is_none() && self.sources.get(self.winner).is_some_and(Cursor::is_valid)
     }
@@ -87,6 +89,7 @@ impl<C: Cursor> Merge<C> {
     ///
     /// # Panics
     /// This and the methods below, where the merge stands nowhere.
+    #[inline]
     pub fn key(&self) -> InternalKey<'_> {
         self.standing().key()
     }
@@ -96,7 +99,14 @@ impl<C: Cursor> Merge<C> {
         self.standing().value()
     }
 
+    /// What the entry says.
+    #[inline]
+    pub fn kind(&self) -> EntryKind {
+        self.standing().kind()
+    }
+
     /// The entry's version and value, to keep.
+    #[inline]
     pub fn found(&self) -> Found {
         self.standing().found()
     }
@@ -109,6 +119,7 @@ impl<C: Cursor> Merge<C> {
         self.error.clone().map_or(Ok(()), Err)
     }
 
+    #[inline]
     fn standing(&self) -> &C {
         assert!(self.error.is_none(), "the merge stands on an entry");
         self.sources
@@ -130,6 +141,7 @@ impl<C: Cursor> Merge<C> {
         self.play_all();
     }
 
+    #[inline]
     fn step(&mut self, is_back: bool) {
         if !self.is_valid() {
             return;
@@ -197,6 +209,7 @@ impl<C: Cursor> Merge<C> {
     }
 
     /// Whether source `a` comes before source `b`.
+    #[inline]
     fn beats(&self, a: usize, b: usize) -> bool {
         let (one, other) = (&self.sources[a], &self.sources[b]);
         match (one.is_valid(), other.is_valid()) {
@@ -227,6 +240,7 @@ impl<C: Cursor> Merge<C> {
     }
 
     /// Plays the path of the source that won last time and has moved since.
+    #[inline]
     fn replay(&mut self) {
         let mut node = (self.winner + self.sources.len()) / 2;
         while node > 0 {

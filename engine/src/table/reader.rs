@@ -369,6 +369,7 @@ impl Stand {
     }
 
     /// Moves to another record of the same chunk.
+    #[inline]
     pub fn move_to(&mut self, source: &Source, record: Record) -> Result<(), Damage> {
         self.pointer = match record.kind {
             EntryKind::Pointer => {
@@ -385,11 +386,13 @@ impl Stand {
     }
 
     /// Where the record stands among others.
+    #[inline]
     pub fn key<'a>(&'a self, source: &'a Source) -> InternalKey<'a> {
         self.record.key(source.bytes(&self.hold))
     }
 
     /// Its value.
+    #[inline]
     pub fn value<'a>(&'a self, source: &'a Source) -> ValueSource<'a> {
         match self.pointer {
             Some(pointer) => ValueSource::Pointer(pointer),
@@ -399,6 +402,7 @@ impl Stand {
     }
 
     /// Version and value, to keep.
+    #[inline]
     pub fn found(&self, source: &Source) -> Found {
         let value = match self.pointer {
             Some(pointer) => FoundValue::Pointer(pointer),

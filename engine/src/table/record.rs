@@ -77,6 +77,7 @@ impl Record {
 
     /// Reads the record that begins at `at` of the chunk and ends within it. Says nothing about what
     /// [`Self::check`] has to look at: that was done once, when the chunk came into memory.
+    #[inline]
     pub fn decode(chunk: &[u8], at: usize) -> Result<Record, Damage> {
         let Some(header) = chunk
             .get(at..)
@@ -162,18 +163,21 @@ impl Record {
     }
 
     /// Where the next record begins.
+    #[inline]
     pub fn end(&self) -> usize {
         // No overflow: the lengths have 24 and 32 bits, and `at` lies within a file.
         (self.at + HEADER_LEN + self.name_len + self.value_len).next_multiple_of(ALIGN_LEN)
     }
 
     /// The name, of a record that was read from this chunk.
+    #[inline]
     pub fn name<'a>(&self, chunk: &'a [u8]) -> &'a [u8] {
         let at = self.at + HEADER_LEN;
         &chunk[at..at + self.name_len]
     }
 
     /// Where the record stands among others.
+    #[inline]
     pub fn key<'a>(&self, chunk: &'a [u8]) -> InternalKey<'a> {
         InternalKey {
             name: self.name(chunk),
@@ -182,12 +186,14 @@ impl Record {
     }
 
     /// Where the value lies in the chunk.
+    #[inline]
     pub fn value_range(&self) -> std::ops::Range<usize> {
         let at = self.at + HEADER_LEN + self.name_len;
         at..at + self.value_len
     }
 
     /// The bytes of the value, of a record that was read from this chunk.
+    #[inline]
     pub fn value<'a>(&self, chunk: &'a [u8]) -> &'a [u8] {
         &chunk[self.value_range()]
     }

@@ -6,7 +6,7 @@ use strandline_wal::{Error, Result};
 
 use super::cursor::Cursor;
 use super::damage::Damage;
-use super::entry::InternalKey;
+use super::entry::{EntryKind, InternalKey};
 use super::reader::{Place, Stand, Table};
 use super::source::{Keep, Source};
 use super::value::{Found, ValueSource};
@@ -61,6 +61,7 @@ impl TableCursor {
         }
     }
 
+    #[inline]
     fn standing(&self) -> &Standing {
         self.at.as_ref().expect("the cursor stands on an entry")
     }
@@ -97,6 +98,7 @@ impl Cursor for TableCursor {
         self.settle(found.map(Some));
     }
 
+    #[inline]
     fn next(&mut self) {
         let Some(at) = &mut self.at else { return };
         let chunk = at.chunk;
@@ -122,18 +124,27 @@ impl Cursor for TableCursor {
         }
     }
 
+    #[inline]
     fn is_valid(&self) -> bool {
         self.at.is_some()
     }
 
+    #[inline]
     fn key(&self) -> InternalKey<'_> {
         self.standing().stand.key(&self.table.source)
     }
 
+    #[inline]
     fn value(&self) -> ValueSource<'_> {
         self.standing().stand.value(&self.table.source)
     }
 
+    #[inline]
+    fn kind(&self) -> EntryKind {
+        self.standing().stand.record.kind
+    }
+
+    #[inline]
     fn found(&self) -> Found {
         self.standing().stand.found(&self.table.source)
     }
@@ -178,6 +189,7 @@ impl Standing {
     }
 
     /// Moves to the next record of the chunk; `false` where this is the last.
+    #[inline]
     fn step(&mut self, source: &Source) -> Result<bool, Damage> {
         if self.ordinal + 1 == self.shape.record_count {
             return Ok(false);

@@ -113,6 +113,7 @@ impl Source {
     }
 
     /// The bytes of a chunk that came from here.
+    #[inline]
     pub fn bytes<'a>(&'a self, hold: &'a Hold) -> &'a [u8] {
         match (self, hold) {
             (Source::Mapped { map, .. }, Hold::Mapped(range)) => &map[range.clone()],
@@ -122,6 +123,7 @@ impl Source {
     }
 
     /// Bytes of a chunk that came from here, to keep.
+    #[inline]
     pub fn part(&self, hold: &Hold, part: Range<usize>) -> TableBytes {
         match (self, hold) {
             (Source::Mapped { map, .. }, Hold::Mapped(range)) => {

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use strandline_wal::{Hlc, Result};
 
 use super::Merge;
-use crate::table::{Cursor, Found, InternalKey, ValueSource};
+use crate::table::{Cursor, EntryKind, Found, InternalKey, ValueSource};
 
 /// Walks the names of a range as they were at one version, in both directions.
 ///
@@ -104,12 +104,19 @@ impl<C: Cursor> VisibleIter<C> {
     }
 
     /// Moves to the next name. Does nothing where the iterator stands nowhere.
+    #[inline]
     pub fn next(&mut self) {
         match self.standing {
             Standing::Nowhere => return,
             Standing::Forward => {
                 self.keep_name();
-                self.leave_forward();
+                self.merge.next();
+                if self.is_on_shown() {
+                    return;
+                }
+                if self.is_on_name() {
+                    self.leave_forward();
+                }
             }
             Standing::Backward(_) => {
                 self.merge.seek(InternalKey::last_of(&self.name));
@@ -135,6 +142,7 @@ impl<C: Cursor> VisibleIter<C> {
     }
 
     /// Whether the iterator stands on a name.
+    #[inline]
     pub fn is_valid(&self) -> bool {
         !matches!(self.standing, Standing::Nowhere)
     }
@@ -143,6 +151,7 @@ impl<C: Cursor> VisibleIter<C> {
     ///
     /// # Panics
     /// This and the methods below, where the iterator stands nowhere.
+    #[inline]
     pub fn name(&self) -> &[u8] {
         match &self.standing {
             Standing::Forward => self.merge.key().name,
@@ -172,6 +181,7 @@ impl<C: Cursor> VisibleIter<C> {
     }
 
     /// Version and value, to keep.
+    #[inline]
     pub fn found(&self) -> Found {
         match &self.standing {
             Standing::Forward => self.merge.found(),
@@ -198,7 +208,7 @@ impl<C: Cursor> VisibleIter<C> {
             }
             if key.version > self.at {
                 self.skip_newer();
-            } else if matches!(self.merge.value(), ValueSource::Absent) {
+            } else if self.merge.kind() == EntryKind::Tombstone {
                 self.keep_name();
                 self.leave_forward();
             } else {
@@ -233,6 +243,21 @@ impl<C: Cursor> VisibleIter<C> {
         }
     }
 
+    /// Whether the merge stands on an entry to show, of another name than the kept one: most names have
+    /// one version.
+    #[inline]
+    fn is_on_shown(&self) -> bool {
+        if !self.merge.is_valid() {
+            return false;
+        }
+        let key = self.merge.key();
+        key.version <= self.at
+            && key.name != self.name
+            && !self.is_above(key.name)
+            && self.merge.kind() != EntryKind::Tombstone
+    }
+
+    #[inline]
     fn keep_name(&mut self) {
         self.name.clear();
         self.name.extend_from_slice(self.merge.key().name);
@@ -300,6 +325,7 @@ impl<C: Cursor> VisibleIter<C> {
         }
     }
 
+    #[inline]
     fn is_above(&self, name: &[u8]) -> bool {
         match &self.upper {
             Bound::Unbounded => false,
