@@ -24,7 +24,12 @@ struct Ours {
 
 impl Ours {
     fn open(dir: &Path, level: Level) -> Result<Ours> {
+        let level = match level {
+            Level::Os => Durability::Os,
+            Level::Disk => Durability::Disk,
+        };
         let options = Options {
+            durability: level,
             memtable_len_max: MEMTABLE_LEN as u64,
             cache_len_max: CACHE_LEN as u64,
             large_value_len_min: LARGE_VALUE_LEN,
@@ -35,10 +40,7 @@ impl Ours {
             dataset: database.dataset("")?,
             map: database.keyspace("map")?,
             database,
-            level: match level {
-                Level::Os => Durability::Os,
-                Level::Disk => Durability::Disk,
-            },
+            level,
         })
     }
 }
@@ -80,10 +82,13 @@ impl Reader for OurReader<'_> {
     }
 
     fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let mut cursor = self.map.cursor();
+        let mut is_on = cursor.seek(start)?;
         let mut seen = 0;
-        for entry in self.map.range(start..).take(count) {
-            see(&entry?.1);
+        while is_on && seen < count {
+            see(&cursor.value()?.expect("the cursor stands on a key"));
             seen += 1;
+            is_on = cursor.next()?;
         }
         Ok(seen)
     }
