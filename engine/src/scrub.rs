@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use strandline_wal::Error as LogError;
+use strandline_wal::bug::planted;
 
 use crate::database::{Database, Inner};
 use crate::dataset::Dataset;
@@ -49,6 +50,7 @@ impl Store {
             }
             report.file_count += 1;
             let mut damages = table.verify_at_pace(&mut paced);
+            damages.retain(|_| !planted("scrub.tables"));
             damages.extend(table.warnings().iter().cloned());
             for damage in damages {
                 report.problem(table.path(), &damage.into_error(table.path()));
@@ -77,7 +79,7 @@ impl Store {
                 match stored.check(self.env().disk.as_ref(), &mut paced) {
                     Ok(batch_count) => report.batch_count += batch_count,
                     // It was dropped meanwhile.
-                    Err(_) if log.segment(first_seq).is_none() => {}
+                    Err(_) if log.segment(first_seq).is_none() || planted("scrub.segments") => {}
                     Err(error) => report.problem(segment.path(), &error),
                 }
             }
@@ -85,7 +87,9 @@ impl Store {
         report.len = read_len;
         Counters::add(&self.counters().scrubbed_len, read_len);
         Counters::add(&self.counters().scrub_passes, 1);
-        self.damage().lock().clone_from(&report.problems);
+        if !planted("scrub.damage") {
+            self.damage().lock().clone_from(&report.problems);
+        }
         report
     }
 
@@ -97,7 +101,8 @@ impl Store {
         report.file_count += 3;
         match slots {
             Ok(Some(slots)) => {
-                if let Some(error) = slots.other.filter(|_| !slots.is_behind) {
+                let is_told = !slots.is_behind && !planted("scrub.manifest");
+                if let Some(error) = slots.other.filter(|_| is_told) {
                     report.problem(&path, &error);
                 }
             }
@@ -200,7 +205,8 @@ fn visit(database: &Database, dataset: &Dataset, rate: u64, stop: &Stop) -> Resu
     let store = dataset.inner().store();
     let report = store.scrub(&mut pace, &goes_on);
     let is_healed = store.options().heal_from.is_empty() || report.problems.is_empty();
-    if is_healed || store.role() != Role::Follower || !goes_on() {
+    let is_mendable = store.role() == Role::Follower || planted("heal.role");
+    if is_healed || !is_mendable || !goes_on() {
         return Ok(());
     }
     drop(store);

@@ -160,6 +160,37 @@ fn a_follower_becomes_byte_identical_and_takes_over() {
 
 /// What is behind by more than its memtables hold must show, and so flush, what it has on the way: it
 /// used to wait for the whole of the leader's newest cut, and to take nothing more meanwhile.
+/// A follower cannot refuse what a leader wrote: on a full disk it takes the room that is kept aside.
+#[test]
+fn a_follower_with_a_full_disk_takes_what_its_reserve_holds() {
+    let mut cluster = Cluster::new(1);
+    let mut a = cluster.machine("a", SimEnv::new(1));
+    let mut b = cluster.machine("b", SimEnv::new(2));
+    let now = cluster.now();
+    a.node.lead(now, &primary(&a)).unwrap();
+    let follower = b.db.follower("").unwrap();
+    b.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+    cluster.run(&mut [&mut a, &mut b], 3_000);
+    let full = b.env.disk.used_len();
+    b.env.disk.limit(Some(full));
+    let map = a.db.keyspace("map").unwrap();
+    for n in 0..2_000u32 {
+        map.put(n.to_be_bytes(), [7; 500]).unwrap();
+    }
+    for _ in 0..100 {
+        cluster.run(&mut [&mut a, &mut b], 30);
+        b.db.run_background(10).unwrap();
+    }
+    let status = b.node.follow_status(&follower);
+    assert_eq!(
+        primary(&a).positions(),
+        primary(&b).positions(),
+        "{status:?}"
+    );
+    assert_eq!(b.db.keyspace("map").unwrap().iter().count(), 2_000);
+    assert!(b.env.disk.used_len() <= full);
+}
+
 #[test]
 fn a_follower_that_is_behind_by_more_than_its_memtables_catches_up_from_the_log() {
     for shards in [1, 3] {

@@ -200,6 +200,30 @@ fn a_scrub_finds_rot_and_a_follower_mends_it_while_it_follows() {
     assert_eq!(verify(&root, &Env::real_pread()).unwrap().problems, []);
 }
 
+/// Nobody leads what a leader has, so whoever answered would have an older copy.
+#[test]
+fn a_leader_tells_of_rot_and_mends_nothing_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        scrub_rate: 1 << 30,
+        heal_from: vec!["127.0.0.1:1".to_owned()],
+        ..options()
+    };
+    let leader = options.open(dir.path()).unwrap();
+    put(&leader, 0, 500);
+    leader.flush().unwrap();
+    flip(&files_of(dir.path(), ".tbl")[0], 9_000);
+    let dataset = leader.dataset("").unwrap();
+    wait("the scrub finds it", || dataset.stats().damage_count > 0);
+    let pass_count = dataset.stats().scrub_pass_count;
+    wait("it goes on", || {
+        dataset.stats().scrub_pass_count > pass_count
+    });
+    assert!(leader.last_heal().is_none());
+    assert_eq!(leader.stats().heal_count, 0);
+    leader.close().unwrap();
+}
+
 /// Each flipped byte of a table or a sealed segment is found by a pass, with its file; an intact database
 /// gives none.
 #[test]
@@ -243,6 +267,7 @@ fn a_pass_of_a_scrub_names_each_damaged_file() {
             let is_epoch = path.ends_with("epoch");
             machine.disk.rot(path, at as u64, 1).unwrap();
             let found = dataset.scrub().problems;
+            assert_eq!(dataset.damage(), found);
             machine.disk.rot(path, at as u64, 1).unwrap();
             let named = found.iter().filter(|problem| problem.path == *path);
             // A slot of the record of epochs may be the older one, or empty.

@@ -402,3 +402,38 @@ fn a_full_disk_takes_removals_until_it_has_room_again() {
         db.close().unwrap();
     }
 }
+
+/// What is kept aside is for removals alone, until a flush or a compaction takes it back.
+#[test]
+fn without_its_reserve_a_full_disk_takes_nothing_but_removals() {
+    let machine = SimEnv::new(1);
+    let options = Options {
+        memtable_len_max: 1 << 20,
+        reserve_len_max: 512 << 10,
+        ..small_options()
+    };
+    let db = options.open_with("/db", machine.env()).unwrap();
+    let map = db.keyspace("map").unwrap();
+    machine
+        .disk
+        .limit(Some(machine.disk.used_len() + (256 << 10)));
+    let put = |n: u32| map.put_with(key(n), [7; 400], Durability::Os);
+    let count = (0..).find(|n| put(*n).is_err()).unwrap();
+    // More than what is left of the log's last file.
+    for n in 0..count {
+        map.delete_with(key(n), Durability::Os).unwrap();
+    }
+    let reserve = strandline::files::reserve(Path::new("/db"));
+    let is_there = || machine.disk.files().contains_key(&reserve);
+    assert!(count > 300 && !is_there(), "{count}");
+    for refused in [put(0), db.keyspace("other").map(|_| ())] {
+        assert!(refused.unwrap_err().is_no_space());
+    }
+    machine.disk.limit(None);
+    db.dataset("").unwrap().flush().unwrap();
+    assert!(is_there());
+    put(0).unwrap();
+    db.keyspace("other").unwrap();
+    assert_eq!(state(&db).unwrap().len(), 1);
+    db.close().unwrap();
+}

@@ -48,7 +48,7 @@ pub fn is_spare_name(name: &str) -> bool {
     let is_spare = name
         .strip_prefix(PREFIX)
         .is_some_and(|rest| rest.ends_with(SUFFIX));
-    is_spare || replaced.is_some()
+    is_spare || (replaced.is_some() && !planted("pool.replaced"))
 }
 
 impl Pool {

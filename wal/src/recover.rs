@@ -796,7 +796,8 @@ pub fn execute(disk: &Arc<dyn Disk>, plan: &Plan) -> Result<()> {
                 // Removals reach the disk first, so that no crash leaves a gap behind the cut.
                 unless!("execute.removals", disk.sync_dir(&plan.dir))
                     .during("sync directory", &plan.dir)?;
-                if disk.stat(path).during("stat", path)?.link_count > 1 {
+                let link_count = disk.stat(path).during("stat", path)?.link_count;
+                if link_count > 1 && !planted("execute.shared") {
                     // A checkpoint, or what it was made of, has this file too and keeps all of it.
                     let file = disk.open(path, Access::Read).during("open", path)?;
                     let bytes = read_all(file.as_ref(), *len, path)?;

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::bug::planted;
 use crate::error::{IoContext, Result};
 use crate::io::{Access, Env};
+use crate::unless;
 
 /// Length that a reserve begins with, in bytes, where it may be as long.
 pub const LEN_START: u64 = 4 << 20;
@@ -45,7 +47,8 @@ impl Reserve {
             Err(e) => return Err(e).during("open", &path),
         };
         // A crash cut it short, or it was made with other settings.
-        let is_unfit = |len: &u64| *len < wanted || *len > len_max;
+        let is_short = |len: &u64| *len < wanted && !planted("reserve.short");
+        let is_unfit = |len: &u64| is_short(len) || *len > len_max;
         if held.as_ref().is_some_and(is_unfit) {
             env.disk.remove(&path).during("remove", &path)?;
         }
@@ -61,7 +64,7 @@ impl Reserve {
             released: AtomicBool::new(held == 0),
         };
         match reserve.restore() {
-            Err(error) if !error.is_no_space() => Err(error),
+            Err(error) if !error.is_no_space() || planted("reserve.open") => Err(error),
             _ => Ok(reserve),
         }
     }
@@ -87,7 +90,7 @@ impl Reserve {
     pub fn release(&self) -> bool {
         let mut lens = self.lens.lock();
         if lens.held > 0 {
-            if self.env.disk.remove(&self.path).is_err() {
+            if unless!("reserve.release", self.env.disk.remove(&self.path)).is_err() {
                 // What met the full disk tells of it.
                 return false;
             }
@@ -108,7 +111,8 @@ impl Reserve {
         }
         let dir = self.path.parent().unwrap_or(Path::new("."));
         let free = self.env.disk.free_len(dir).during("ask for space", dir)?;
-        if free.is_some_and(|free| free < 2 * lens.wanted) {
+        let is_little = |free| free < 2 * lens.wanted && !planted("reserve.room");
+        if free.is_some_and(is_little) {
             let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
             return Err(full).during("make a reserve for removals", &self.path);
         }
@@ -132,7 +136,7 @@ impl Reserve {
     pub fn grow(&self, len: u64) -> Result<()> {
         let mut lens = self.lens.lock();
         lens.wanted = lens.wanted.max(len.min(self.len_max));
-        if lens.held == 0 || lens.held >= lens.wanted {
+        if lens.held == 0 || lens.held >= lens.wanted || planted("reserve.grow") {
             return Ok(());
         }
         let dir = self.path.parent().unwrap_or(Path::new("."));

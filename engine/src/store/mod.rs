@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use strandline_wal::bug::planted;
 use strandline_wal::group::Group;
 use strandline_wal::io::Env;
 use strandline_wal::log::Log;
@@ -90,14 +91,18 @@ impl Shared {
     /// reserve given up.
     pub fn with_reserve<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         match work() {
-            Err(error) if error.is_no_space() && self.reserve.release() => work(),
+            Err(error)
+                if error.is_no_space() && !planted("reserve.retry") && self.reserve.release() =>
+            {
+                work()
+            }
             done => done,
         }
     }
 
     /// Takes the reserve back after space was freed.
     pub fn refill_reserve(&self) {
-        if self.reserve.is_released() {
+        if self.reserve.is_released() && !planted("reserve.refill") {
             // Where there is too little space still, the next write is told so.
             let _ = self.reserve.restore();
         }

@@ -80,11 +80,16 @@ impl Store {
         }
         let reserve = &self.shared.reserve;
         if reserve.is_released() && !is_removal(payload) {
-            reserve.restore()?;
+            unless!("reserve.writes", reserve.restore())?;
         }
         self.make_way()?;
         let place = match self.reserve(home, payload) {
-            Err(error) if error.is_no_space() && is_removal(payload) && reserve.release() => {
+            Err(error)
+                if error.is_no_space()
+                    && is_removal(payload)
+                    && !planted("reserve.removal")
+                    && reserve.release() =>
+            {
                 self.reserve(home, payload)
             }
             place => place,
@@ -334,7 +339,7 @@ impl Store {
             });
         }
         if self.shared.reserve.is_released() {
-            self.shared.reserve.restore()?;
+            unless!("reserve.keyspace", self.shared.reserve.restore())?;
         }
         {
             // Under the lock, so that two callers of one name get one number.
