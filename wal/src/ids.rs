@@ -67,14 +67,14 @@ impl Hlc {
 
     /// The next value to hand out: the wall clock where it is ahead, else one more than the last.
     ///
-    /// Never goes back and never repeats, whatever the wall clock does.
+    /// Never goes back and never repeats before [`Hlc::MAX`], whatever the wall clock does.
     #[must_use]
     pub const fn after(self, wall_ms: u64) -> Hlc {
         let wall = Hlc::from_millis(wall_ms);
         if wall.0 > self.0 {
             wall
         } else {
-            Hlc(self.0 + 1)
+            Hlc(self.0.saturating_add(1))
         }
     }
 }
@@ -293,6 +293,7 @@ mod tests {
         assert_eq!(last.after(999), Hlc(last.0 + 1));
         assert_eq!(last.after(1_000), Hlc(last.0 + 1));
         assert_eq!(last.after(1_001), Hlc::from_millis(1_001));
+        assert_eq!(Hlc::MAX.after(1_001), Hlc::MAX);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use strandline_replication::bundle::{
     Bundle, BundleFile, BundlePlace, BundlePlan, BundleSink, BundleSource,
 };
 use strandline_replication::{BundleId, Error as ReplicationError, LeaderId, ShardEnd};
+use strandline_wal::Error as LogError;
 use strandline_wal::bug::planted;
 use strandline_wal::io::{Access, Disk, Env, File, FileKind, read_exact_at, write_all_at};
 use strandline_wal::recover::{Known, plan};
@@ -160,10 +161,13 @@ fn files_of(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<Vec<(u8,
     for entry in disk.list(&region).during("list", &region)? {
         let path = region.join(&entry.name);
         if let Some((shard, first_seq)) = parse_file_name(&entry.name) {
-            assert!(
-                first_seq < 1 << SEQ_BITS,
-                "a log of fewer than 2^48 records"
-            );
+            if first_seq >= 1 << SEQ_BITS {
+                return Err(Error::from(LogError::TooLarge {
+                    what: "first record of a segment in a bundle",
+                    limit: (1 << SEQ_BITS) - 1,
+                    found: first_seq,
+                }));
+            }
             let number = u64::from(shard.0) << SEQ_BITS | first_seq;
             list.push((KIND_SEGMENT, number, path));
         } else if entry.name == strandline_wal::marks::FILE_NAME {

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use strandline_wal::Error as LogError;
 use strandline_wal::batch::{Kind, SealedPayload};
 use strandline_wal::bug::planted;
 use strandline_wal::publish::Ticket;
@@ -116,6 +117,20 @@ impl Store {
         }
     }
 
+    /// The version of the next batch.
+    fn next_timestamp(&self, commit: &Commit) -> Result<Hlc> {
+        let next = commit.timestamp.after(self.shared.env.clock.wall_ms());
+        match next {
+            // Only a clock gone wild, or a forged log, comes here.
+            Hlc::MAX => Err(Error::from(LogError::TooLarge {
+                what: "version of a batch",
+                limit: Hlc::MAX.0 - 1,
+                found: next.0,
+            })),
+            next => Ok(next),
+        }
+    }
+
     /// The reserve section.
     fn reserve(&self, home: ShardId, payload: &SealedPayload) -> Result<Place> {
         let mut commit = self.commit.lock();
@@ -129,7 +144,7 @@ impl Store {
             self.seal_memtable(&mut commit);
             (self.shared.wake)();
         }
-        let timestamp = commit.timestamp.after(self.shared.env.clock.wall_ms());
+        let timestamp = self.next_timestamp(&commit)?;
         let ordinal = commit.ordinal.wrapping_add(1);
         let writer = &mut commit.writers[usize::from(home.0)];
         let reservation = writer.reserve(payload, timestamp, ordinal)?;
@@ -198,7 +213,7 @@ impl Store {
         home: ShardId,
         payload: &SealedPayload,
     ) -> Result<()> {
-        let timestamp = commit.timestamp.after(self.shared.env.clock.wall_ms());
+        let timestamp = self.next_timestamp(commit)?;
         let ordinal = commit.ordinal.wrapping_add(1);
         let writer = &mut commit.writers[usize::from(home.0)];
         let reservation = writer.reserve(payload, timestamp, ordinal)?;

@@ -92,3 +92,35 @@ fn an_installation_that_dies_loses_nothing_that_is_kept() {
         }
     }
 }
+
+/// A bundle names a segment by 16 bits of shard and 48 of its first record. What has more was no log of
+/// ours: serving it ended in a panic.
+#[test]
+fn a_segment_that_a_bundle_cannot_name_is_refused() {
+    let machine = SimEnv::new(1);
+    let (dir, options) = (Path::new("/db"), Options::default());
+    let manifest = Manifest::new(
+        DatasetId::default(),
+        RegionId(0),
+        [1; 16],
+        options.router,
+        options.entity_rule,
+    );
+    let region = files::region(dir, manifest.region);
+    let listed = || files_of(machine.env().disk.as_ref(), dir, &manifest);
+    put(
+        &machine,
+        &region.join(file_name(ShardId(7), (1 << 48) - 1)),
+        b"",
+    );
+    let found = listed().unwrap();
+    let (kind, number, path) = &found[0];
+    assert_eq!(*number, (8 << 48) - 1);
+    assert_eq!(
+        path_of(dir, manifest.region, *kind, *number).as_ref(),
+        Some(path)
+    );
+    put(&machine, &region.join(file_name(ShardId(7), 1 << 48)), b"");
+    let error = listed().unwrap_err().to_string();
+    assert!(error.contains(&(1u64 << 48).to_string()), "{error}");
+}
