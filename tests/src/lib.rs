@@ -8,6 +8,7 @@
 //! | what is asked after a crash | [`sweep`], of a follower [`follow`], of a deposed leader [`rejoin`] |
 //! | what is asked of rot, repair and salvage | [`rot`], [`repairs`], [`salvages`] |
 //! | what is asked when a call of the disk fails | [`errors`] |
+//! | what short work takes past 2^32 | [`high`] |
 //! | how many random cases are run, and failing ones made smaller | [`check`] |
 //! | what long runs are made of, and what they must have met | [`parts`], [`marks`] |
 //! | what a killed process had promised | [`oracle`], and how it is started and heard [`writer`] |
@@ -29,6 +30,7 @@ pub mod cluster;
 pub mod errors;
 pub mod faults;
 pub mod follow;
+pub mod high;
 pub mod linear;
 pub mod marks;
 pub mod model;

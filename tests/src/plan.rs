@@ -16,6 +16,8 @@ pub struct Case {
     pub seed: u64,
     /// Whether the disk has maps and images.
     pub maps: bool,
+    /// Whether its numbers begin just below 2^32.
+    pub is_high: bool,
     /// The database's settings.
     pub options: Options,
     /// Number of keyspaces.
@@ -68,6 +70,7 @@ pub fn setting(seed: u64) -> (Case, Plan) {
     let case = Case {
         seed,
         maps: true,
+        is_high: false,
         options,
         keyspace_count,
         keys,
@@ -81,6 +84,7 @@ pub fn script(options: Options, ops: Vec<Op>) -> Case {
     Case {
         seed: 1,
         maps: true,
+        is_high: false,
         options,
         keyspace_count: 2,
         keys: (0..10).map(|n| format!("k{n}").into_bytes()).collect(),

@@ -13,6 +13,7 @@ use strandline_wal::io::fault::FaultDisk;
 use strandline_wal::io::sim::{Damage, SimDisk, SimEnv};
 use strandline_wal::io::{Disk, Env};
 
+use crate::high;
 use crate::model::{Bytes, Change, End, Kept, Model, State};
 use crate::ops::{Crash, Op};
 use crate::plan::Case;
@@ -97,12 +98,16 @@ pub struct Opened {
 /// The machine of a case.
 pub fn machine(case: &Case) -> SimEnv {
     let machine = SimEnv::new(case.seed);
-    SimEnv {
+    let machine = SimEnv {
         disk: match case.maps {
             true => SimDisk::new(case.seed),
             false => SimDisk::pread(case.seed),
         },
         ..machine
+    };
+    match case.is_high {
+        true => high::machine(machine, &case.options),
+        false => machine,
     }
 }
 
@@ -637,6 +642,9 @@ impl<'a> Run<'a> {
             ("syncs", stats.sync_count),
         ] {
             self.tally.add(what, n);
+        }
+        if self.case.is_high {
+            high::note(&self.machine, &mut self.tally);
         }
     }
 }

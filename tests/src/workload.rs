@@ -22,6 +22,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         ("many small tables", small_tables()),
         ("deletes and empty values", deletes()),
         ("batches larger than a segment", large_batches()),
+        ("numbers past 2^32", past_two_to_the_32()),
     ]
 }
 
@@ -58,6 +59,16 @@ fn roll_flush_compact() -> Case {
         ..small_options()
     };
     script(options, ops)
+}
+
+/// The same, from a little below 2^32 to a little above it in every number.
+fn past_two_to_the_32() -> Case {
+    let mut case = roll_flush_compact();
+    case.ops.insert(8, Op::Advance(2));
+    Case {
+        is_high: true,
+        ..case
+    }
 }
 
 /// Batches over four shards and both keyspaces, some durable, some not.

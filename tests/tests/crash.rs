@@ -105,3 +105,19 @@ fn deletions_stay_deletions() {
 fn a_batch_larger_than_a_segment_survives_whole() {
     judge("batches larger than a segment", &["flushes", "cuts"]);
 }
+
+#[test]
+fn numbers_past_two_to_the_32_survive() {
+    judge(
+        "numbers past 2^32",
+        &[
+            "segments past 2^32",
+            "flushed sequences past 2^32",
+            "tables past 2^32",
+            "manifests past 2^32",
+            "times past 2^32",
+            "compactions",
+            "segments recycled",
+        ],
+    );
+}

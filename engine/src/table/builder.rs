@@ -345,3 +345,35 @@ fn limit(what: &'static str, limit: u64, found: u64) -> Result<()> {
 
 /// Bytes that are written to the file at once.
 const BUFFER_LEN: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use strandline_wal::io::sim::SimDisk;
+
+    use super::super::entry::EntryKind;
+    use super::*;
+
+    /// A place is 32 bits of 8 bytes each.
+    #[test]
+    fn records_behind_the_last_place_are_refused() {
+        let identity = Identity {
+            number: 7,
+            lineage: [1; 16],
+        };
+        let disk = Arc::new(SimDisk::new(1));
+        let mut table =
+            TableBuilder::create(disk, Path::new("t"), identity, TableOptions::default()).unwrap();
+        // As if that much had been written.
+        let last = u64::from(u32::MAX) * ALIGN_LEN as u64;
+        table.output.written_len = last - table.output.buffer.len() as u64;
+        let entry = Entry {
+            name: b"a",
+            version: Hlc(1),
+            kind: EntryKind::Value,
+            value: b"",
+        };
+        let error = table.add(entry).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+        assert!(error.to_string().contains("table's records"), "{error}");
+    }
+}

@@ -28,8 +28,8 @@ const DEPTH: Depth = Depth {
 const WANTED: &[(&str, u64, &[&str], &str)] = &[
     ("recoveries of crashes", 200_000, DEATHS, "recoveries"),
     ("nested recoveries", 50_000, DEATHS, "nested recoveries"),
-    ("workloads swept by deaths", 12, &["deaths"], "workloads"),
-    ("workloads swept by errors", 12, &["errors"], "workloads"),
+    ("workloads swept by deaths", 13, &["deaths"], "workloads"),
+    ("workloads swept by errors", 13, &["errors"], "workloads"),
     ("runs with a failing call", 50_000, &["errors"], "runs"),
     (
         "runs of tools with a failing call",

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::io::sim::SimEnv;
 use crate::io::{Access, write_all_at};
 use crate::recover::{Known, Plan, plan};
-use crate::segment::{SEGMENT_HEADER_LEN, SegmentHeader, file_name};
+use crate::segment::{SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, file_name};
 use crate::writer::tests::{DIR, as_it_is, forge, known, segment, two_epochs};
 use crate::{Epoch, Error, ShardId};
 
@@ -73,6 +73,32 @@ fn a_log_that_ends_before_what_is_durable_is_refused() {
     assert_eq!(planned(&env, &durable(6)).unwrap().position().seq, 6);
     let refused = planned(&env, &durable(7));
     assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
+}
+
+/// Offsets into a segment have 32 bits. A file that has more is refused by its length, which nobody reads.
+#[test]
+fn a_segment_of_four_gib_is_refused_by_its_length() {
+    let env = two_epochs();
+    let path = Path::new(DIR).join(file_name(ShardId(0), 4));
+    let file = env.env().disk.open(&path, Access::Write).unwrap();
+    let durable = Known {
+        durable_seq: 6,
+        ..known()
+    };
+    let len = SEGMENT_LEN_MAX + 1;
+    for (len, is_refused) in [(len, true), (1 << 40, true), (1 << 20, false)] {
+        file.set_len(len).unwrap();
+        match planned(&env, &durable) {
+            Ok(plan) => assert!(!is_refused && plan.position().seq == 6, "{len}"),
+            Err(error) => {
+                assert!(is_refused, "{len}: {error}");
+                assert!(
+                    error.to_string().contains(&format!("{len} bytes")),
+                    "{error}"
+                );
+            }
+        }
+    }
 }
 
 /// Damage in what is not known to be durable is a torn tail; the same damage below the mark is rot.

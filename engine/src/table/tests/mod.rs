@@ -2,6 +2,7 @@
 
 mod damage;
 mod golden;
+mod long;
 mod model;
 
 use std::path::Path;
