@@ -301,3 +301,6 @@ impl std::fmt::Display for Reason {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
