@@ -88,3 +88,6 @@ impl Group {
         self.state.lock().failed.clone()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -535,3 +535,6 @@ impl Log {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -129,3 +129,6 @@ fn decode(payload: &[u8], path: &Path) -> Result<Vec<Mark>> {
         .map(|e| (ShardId(u16_at(e, 0)), u64_at(e, 6)))
         .collect())
 }
+
+#[cfg(test)]
+mod tests;

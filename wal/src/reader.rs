@@ -249,3 +249,6 @@ fn read_at(segment: &Arc<Segment>, at: u64, tail: &Tail) -> Result<StoredBatch> 
         bytes,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -420,13 +420,8 @@ impl Walk<'_> {
             let behind = opened.bytes.get(at..).unwrap_or_default();
             let ends_here = rest.len() == 1 && behind.iter().all(|byte| *byte == 0);
             if !ends_here && !planted("recover.fork") {
-                self.cut(
-                    path,
-                    scan.data_len,
-                    next_seq,
-                    "the history forks here",
-                    rest,
-                );
+                let reason = "the history forks here";
+                self.cut(path, scan.data_len, next_seq, None, reason, rest);
             }
             return Ok(Next::Stop);
         }
@@ -493,15 +488,20 @@ impl Walk<'_> {
                 Error::corrupt(path, at, "log", expected, reason)
             }));
         }
-        self.cut(path, at, seq, reason, rest);
-        if let Some(cut) = &mut self.plan.cut {
-            cut.last_seq = behind.last_seq;
-        }
+        self.cut(path, at, seq, behind.last_seq, reason, rest);
         Ok(Next::Stop)
     }
 
     /// Ends the log at `path` byte `at` and drops what follows.
-    fn cut(&mut self, path: &Path, at: u64, first_seq: u64, reason: &str, rest: &[(PathBuf, u64)]) {
+    fn cut(
+        &mut self,
+        path: &Path,
+        at: u64,
+        first_seq: u64,
+        last_seq: Option<u64>,
+        reason: &str,
+        rest: &[(PathBuf, u64)],
+    ) {
         // Newest first: a crash between two removals leaves a prefix.
         for (later, _) in rest.iter().skip(1).rev() {
             self.plan.actions.push(Action::Remove(later.clone()));
@@ -513,16 +513,16 @@ impl Walk<'_> {
                 path: path.to_owned(),
                 len: at,
             });
-            if let Some(found) = self.plan.segments.last_mut() {
-                found.footer = None;
-                found.file_len = at;
-            }
+            let found = self.plan.segments.last_mut();
+            let found = found.expect("its batches were read");
+            found.footer = None;
+            found.file_len = at;
         }
         self.plan.cut = Some(Cut {
             path: path.to_owned(),
             at,
             first_seq,
-            last_seq: None,
+            last_seq,
             reason: reason.to_owned(),
         });
     }

@@ -12,7 +12,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::batch::{Batch, BatchHeader, HEADER_LEN, SealedPayload, VERSION};
+use crate::batch::{Batch, BatchHeader, HEADER_LEN, PAYLOAD_LEN_MAX, SealedPayload, VERSION};
 use crate::bug::planted;
 use crate::error::{Error, IoContext, Result};
 use crate::ids::{Epoch, Hlc, Position};
@@ -49,6 +49,10 @@ pub struct WriterOptions {
 const BUSY_NS: u64 = 1_000_000_000;
 /// The digest is computed behind the appends, this many bytes at a time.
 const DIGEST_STEP: usize = 64 << 10;
+
+// Every batch fits a segment.
+const _: () =
+    assert!((SEGMENT_HEADER_LEN + HEADER_LEN + PAYLOAD_LEN_MAX) as u64 <= SEGMENT_LEN_MAX);
 
 /// Where a log's next batch goes, and what it continues.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -261,8 +265,8 @@ impl Writer {
     /// low end of the dataset's commit count.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] for a batch that no segment can hold; the disk's where a new segment is
-    /// needed and cannot be made: nothing changed then, and a later call may succeed.
+    /// The disk's where a new segment is needed and cannot be made: nothing changed then, and a later
+    /// call may succeed.
     ///
     /// # Panics
     /// Before [`Writer::start_epoch`], and where `timestamp` does not rise.
@@ -322,14 +326,6 @@ impl Writer {
             return Ok(());
         }
         let needed = (SEGMENT_HEADER_LEN + batch_len) as u64;
-        if needed > SEGMENT_LEN_MAX {
-            let limit = SEGMENT_LEN_MAX - SEGMENT_HEADER_LEN as u64;
-            return Err(Error::TooLarge {
-                what: "batch",
-                limit,
-                found: batch_len as u64,
-            });
-        }
         let now_ns = self.log.env().clock.mono_ns();
         if let Some(active) = &self.active {
             let busy = now_ns.saturating_sub(active.opened_ns) < BUSY_NS;
@@ -436,9 +432,7 @@ impl Writer {
             std::thread::yield_now();
         }
         if active.summary.batch_count == 0 {
-            // Nothing was ever written to it; the next open removes it and a follower never saw it.
-            self.active = Some(active);
-            return self.forget_empty();
+            return self.forget_empty(&active);
         }
         let footer = active.footer(&self.tail);
         let bytes = footer.encode(active.segment.header().nonce);
@@ -456,11 +450,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes a growing segment that has no batch, name and all.
-    fn forget_empty(&mut self) -> Result<()> {
-        let Some(active) = self.active.take() else {
-            return Ok(());
-        };
+    /// Removes a segment that has no batch, name and all: nothing was ever written to it.
+    fn forget_empty(&self, active: &Active) -> Result<()> {
         self.log.forget(&active.segment);
         let path = active.segment.path();
         self.log.env().disk.remove(path).during("remove", path)

@@ -1,0 +1,140 @@
+//! Tests of reading ranges of segments, whatever holds their bytes.
+
+use super::*;
+use crate::Epoch;
+use crate::io::sim::{SimDisk, SimEnv};
+use crate::open::Role;
+use crate::writer::tests::{append, open_as, write_epochs};
+
+/// The first segment reads these bytes, and nothing beyond them.
+fn reads(segment: &Segment, bytes: &[u8]) {
+    let len = bytes.len();
+    let whole = segment.read(0, len).unwrap();
+    assert_eq!(*whole, *bytes);
+    assert_eq!(*segment.read(512, 64).unwrap(), bytes[512..576]);
+    let part = whole.slice(512, 64).unwrap();
+    assert_eq!(*part, bytes[512..576]);
+    assert_eq!(*part.slice(60, 4).unwrap(), bytes[572..576]);
+    assert!(part.slice(60, 5).is_none());
+    assert!(part.slice(usize::MAX, 2).is_none());
+    for (at, more) in [
+        (0, len + 1),
+        (len as u64, 1),
+        (u64::MAX, 1),
+        (8, usize::MAX),
+    ] {
+        let Err(Error::Corrupt {
+            path,
+            at: found_at,
+            what,
+            expected,
+            found,
+        }) = segment.read(at, more)
+        else {
+            panic!("{more} bytes at {at}")
+        };
+        assert_eq!((path.as_path(), found_at), (segment.path(), at));
+        assert_eq!(
+            (what, expected),
+            ("range in segment", format!("{more} bytes"))
+        );
+        assert_eq!(found, format!("{len} in all"));
+    }
+}
+
+#[test]
+fn a_growing_segment_reads_what_is_published() {
+    let env = SimEnv::new(1);
+    let mut writer = open_as(&env, Role::Leader);
+    writer.start_epoch(Epoch(1)).unwrap();
+    append(&mut writer);
+    writer.log().write_out().unwrap();
+    let segment = writer.log().segments().remove(0);
+    let len = segment.data_len() as usize;
+    reads(&segment, &env.disk.files()[segment.path()][..len]);
+    assert_eq!(segment.file_len(), segment.header().capacity);
+    segment.leave_image();
+    assert!(segment.image().is_some(), "only a sealed segment leaves it");
+}
+
+#[test]
+fn a_sealed_segment_reads_the_same_mapped_and_by_calls() {
+    for disk in [SimDisk::new(1), SimDisk::pread(1)] {
+        let env = SimEnv {
+            disk,
+            ..SimEnv::new(1)
+        };
+        write_epochs(&env, &[1, 2]);
+        let log = Arc::clone(open_as(&env, Role::Leader).log());
+        let segment = log.segments().remove(0);
+        let len = segment.data_len() as usize;
+        reads(&segment, &env.disk.files()[segment.path()][..len]);
+        let taken = log.detach(&[1, 4]);
+        assert_eq!(taken.len(), 1, "the last one stays");
+        drop((taken, log));
+        assert!(segment.into_unpinned());
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_behind_our_back_is_an_error_of_the_read() {
+    let env = SimEnv {
+        disk: SimDisk::pread(1),
+        ..SimEnv::new(1)
+    };
+    write_epochs(&env, &[1]);
+    let segment = open_as(&env, Role::Leader).log().segments().remove(0);
+    let file = env
+        .env()
+        .disk
+        .open(segment.path(), crate::io::Access::Write)
+        .unwrap();
+    file.set_len(600).unwrap();
+    let error = segment.read(512, 200).err().unwrap().to_string();
+    assert!(
+        error.starts_with("read /log/wal-00000000000000000001.seg: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_segment_whose_bytes_are_held_is_pinned() {
+    let env = SimEnv::new(1);
+    let mut writer = open_as(&env, Role::Leader);
+    for epoch in [1, 2] {
+        writer.start_epoch(Epoch(epoch)).unwrap();
+        append(&mut writer);
+    }
+    let log = Arc::clone(writer.log());
+    log.sync().unwrap();
+    let segment = log.detach(&[1]).remove(0);
+    let held = segment.read(0, 512).unwrap();
+    assert!(!segment.into_unpinned());
+    drop(held);
+    drop(writer);
+    let last = log.segments().remove(0);
+    drop(log);
+    assert!(last.into_unpinned(), "an image that nobody reads");
+}
+
+#[test]
+fn a_sync_settles_sealed_segments_and_an_empty_log_has_no_end() {
+    let env = SimEnv::new(1);
+    let mut writer = open_as(&env, Role::Leader);
+    let log = Arc::clone(writer.log());
+    assert_eq!(
+        (log.first_seq(), log.last_seq(), log.sync().unwrap()),
+        (1, 0, 0)
+    );
+    writer.start_epoch(Epoch(1)).unwrap();
+    append(&mut writer);
+    assert!(log.is_dirty());
+    log.sync().unwrap();
+    writer.seal().unwrap();
+    let segment = log.segment_of(7).unwrap();
+    assert!(!segment.is_settled() && !log.is_dirty(), "its footer waits");
+    log.sync().unwrap();
+    assert!(segment.is_settled());
+    assert!(log.segment_after(1).is_none() && log.segment(2).is_none());
+    assert_eq!(log.file_len(), segment.file_len());
+}
