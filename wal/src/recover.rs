@@ -439,9 +439,9 @@ impl Walk<'_> {
                     return self.ends(path, scan.data_len, next_seq);
                 }
                 let reason = match stop {
-                    _ if nothing => "unwritten space before later batches".to_owned(),
-                    Some(damage) => damage.to_string(),
                     None => "the segment ends without a footer".to_owned(),
+                    Some(_) if nothing => "unwritten space before later batches".to_owned(),
+                    Some(damage) => damage.to_string(),
                 };
                 let error = opened.footer_damage.clone().filter(|_| stop.is_none());
                 self.broken(path, scan.data_len, next_seq, error, &reason, rest)

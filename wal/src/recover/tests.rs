@@ -380,6 +380,22 @@ fn a_flushed_segment_is_kept_by_its_footer_unless_the_history_forks_in_it() {
 }
 
 #[test]
+fn a_torn_footer_says_nothing_against_the_batches_before_it() {
+    let env = two_epochs();
+    let data_len = as_it_is(&segment(&env, 1)).len() as u64;
+    env.disk.rot(&path_of(1), data_len + 12, 1).unwrap();
+    corrupt(&env, &all_durable(0), 1, "footer checksum");
+    let plan = cut_behind(&env, &known(), 3, "the segment ends without a footer");
+    let truncated = Action::Truncate {
+        path: path_of(1),
+        len: data_len,
+    };
+    assert_eq!(plan.actions, [Action::Remove(path_of(4)), truncated]);
+    let text = plan.to_string();
+    assert!(text.contains(&format!("01.seg to {data_len}\n")), "{text}");
+}
+
+#[test]
 fn a_segment_whose_footer_was_never_written_ends_the_log() {
     let env = two_epochs();
     let mut data = as_it_is(&segment(&env, 1));
