@@ -57,3 +57,36 @@ impl EpochStart {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_start_comes_back_and_nothing_else_is_one() {
+        let start = EpochStart {
+            node: [1; 16],
+            incarnation: [2; 16],
+            leader: [3; 16],
+        };
+        let payload = start.payload(ShardId(4));
+        assert_eq!(payload.flags(), flags::CONTROL);
+        let record = payload.records().next().unwrap().unwrap();
+        assert_eq!(record.shard, ShardId(4));
+        assert_eq!(EpochStart::of(&record), Some(start));
+        let (head, body) = ([OWNER_CODE_MIN], &record.body[1..]);
+        for other in [
+            Record {
+                kind: Kind::Put,
+                ..record
+            },
+            Record {
+                head: &head,
+                ..record
+            },
+            Record { body, ..record },
+        ] {
+            assert_eq!(EpochStart::of(&other), None, "{other:?}");
+        }
+    }
+}

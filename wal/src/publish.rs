@@ -65,3 +65,25 @@ impl<T> Publisher<T> {
         self.state.lock().open.len()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_complete_is_published_in_the_order_of_the_tickets() {
+        let publisher = Publisher::default();
+        let mut published = Vec::new();
+        let [a, b, c] = [publisher.take(), publisher.take(), publisher.take()];
+        publisher.complete(b, 2, |n| published.push(n));
+        assert_eq!(publisher.open_count(), 3);
+        publisher.complete(a, 1, |n| published.push(n));
+        assert_eq!(publisher.open_count(), 1);
+        publisher.complete(c, 3, |n| published.push(n));
+        assert_eq!(publisher.open_count(), 0);
+        assert_eq!(published, [1, 2, 3]);
+        let d = publisher.take();
+        publisher.complete(d, 4, |n| published.push(n));
+        assert_eq!(published, [1, 2, 3, 4]);
+    }
+}

@@ -157,7 +157,9 @@ impl Reserve {
 mod tests {
     use super::*;
     use crate::io::Disk;
+    use crate::io::fault::{Call, Effect, Rule};
     use crate::io::sim::SimEnv;
+    use crate::writer::tests::with_faults;
 
     const KIB: u64 = 1 << 10;
 
@@ -230,5 +232,66 @@ mod tests {
         assert!(!reserve.is_released() && !reserve.release());
         reserve.restore().unwrap();
         assert_eq!(machine.disk.used_len(), 0);
+    }
+
+    #[test]
+    fn whoever_only_reads_has_none() {
+        let machine = SimEnv::new(1);
+        let reserve = Reserve::none(machine.env());
+        reserve.restore().unwrap();
+        assert!(!reserve.is_released() && !reserve.release());
+        assert_eq!(machine.disk.used_len(), 0);
+    }
+
+    #[test]
+    fn a_disk_that_fails_otherwise_than_by_being_full_is_an_error_of_the_open() {
+        for (call, op) in [
+            (Call::Open, "open"),
+            (Call::Len, "measure"),
+            (Call::Remove, "remove"),
+            (Call::FreeLen, "ask for space"),
+            (Call::Create, "create"),
+            (Call::Write, "allocate"),
+        ] {
+            let machine = SimEnv::new(1);
+            let file = machine.disk.create("/reserve".as_ref()).unwrap();
+            file.set_len(1).unwrap();
+            drop(file);
+            let (env, faults) = with_faults(&machine);
+            faults.add(Rule::new(Effect::EIO).on(call));
+            let error = Reserve::open(env, "/reserve".into(), 64 * KIB)
+                .err()
+                .unwrap();
+            assert!(error.to_string().starts_with(op), "{call:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_not_made_or_not_removed_is_as_it_was() {
+        let machine = SimEnv::new(1);
+        let (env, faults) = with_faults(&machine);
+        faults.add(Rule::new(Effect::ENOSPC).on(Call::Write));
+        let reserve = Reserve::open(env, "/reserve".into(), 64 * KIB).unwrap();
+        assert!(reserve.is_released());
+        assert_eq!(machine.disk.used_len(), 0, "what was half made is gone");
+        reserve.grow(u64::MAX).unwrap();
+        assert_eq!(machine.disk.used_len(), 0, "there is none to make longer");
+        reserve.restore().unwrap();
+        faults.add(Rule::new(Effect::EIO).on(Call::Remove));
+        assert!(!reserve.release());
+        assert!(!reserve.is_released() && reserve.release());
+    }
+
+    #[test]
+    fn it_stays_as_long_as_it_is_where_space_is_scarce() {
+        let machine = SimEnv::new(1);
+        let reserve = open(&machine, 2 * LEN_START);
+        reserve.grow(LEN_START).unwrap();
+        machine.disk.limit(Some(2 * LEN_START));
+        reserve.grow(LEN_START + KIB).unwrap();
+        assert_eq!(machine.disk.used_len(), LEN_START);
+        machine.disk.limit(None);
+        reserve.grow(0).unwrap();
+        assert_eq!(machine.disk.used_len(), LEN_START + KIB, "it was asked for");
     }
 }

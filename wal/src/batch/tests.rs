@@ -286,3 +286,123 @@ fn a_batch_without_an_epoch_is_none() {
         "{damage}"
     );
 }
+
+/// What a checksum cannot hold: whoever forges a header can forge its checksum too.
+#[test]
+fn a_header_that_no_writer_makes_is_refused_by_field() {
+    let mut payload = Payload::new();
+    payload.push(Kind::Put, ShardId(0), &[b"k"], b"v").unwrap();
+    let payload = payload.seal(0);
+    let header = BatchHeader {
+        version: VERSION,
+        flags: 0,
+        first_seq: 1,
+        record_count: 1,
+        payload_len: payload.bytes().len() as u32,
+        unsynced: 0,
+        epoch: Epoch(1),
+        timestamp: Hlc(1),
+        nonce: 1,
+        prev_crc: 0,
+        payload_crc: payload.crc(),
+        ordinal: 0,
+        shard: ShardId(0),
+        region: RegionId(0),
+    };
+    let longest = (PAYLOAD_LEN_MAX + ALIGN) as u32;
+    let cases: [(usize, &[u8], &str, u64); 9] = [
+        (at::TAIL, &[1, 0], "tail", 1),
+        (at::HEADER_LEN, &[63, 0], "header_len", 63),
+        (at::FLAGS, &[4], "flags", 4),
+        (at::FIRST_SEQ, &[0; 8], "first_seq", 0),
+        (at::FIRST_SEQ, &[255; 8], "first_seq", u64::MAX),
+        (at::RECORD_COUNT, &[0; 4], "record_count", 0),
+        (
+            at::PAYLOAD_LEN,
+            &longest.to_le_bytes(),
+            "payload_len",
+            longest.into(),
+        ),
+        (at::PAYLOAD_LEN, &[17, 0, 0, 0], "payload_len", 17),
+        (at::EPOCH, &[0; 4], "epoch", 0),
+    ];
+    for (place, patch, field, found) in cases {
+        let mut bytes = header.encode().0;
+        put(&mut bytes, place, patch);
+        let crc = header_crc(&bytes);
+        put(&mut bytes, at::HEADER_CRC, &crc.to_le_bytes());
+        let damage = BatchHeader::decode(&bytes).unwrap_err();
+        assert_eq!(damage, Damage::Field { field, found });
+        assert_eq!(
+            damage.to_string(),
+            format!("header field {field} is {found}")
+        );
+    }
+}
+
+#[test]
+fn a_payload_takes_no_more_than_its_limit_and_stays_as_it_was() {
+    let mut payload = Payload::new();
+    assert!(payload.is_empty());
+    let body_at = payload.push(Kind::Put, ShardId(0), &[b"k", b"ey"], b"v");
+    assert_eq!(body_at, Some(RECORD_HEADER_LEN + 3));
+    let too_long = vec![0; PAYLOAD_LEN_MAX - 2 * RECORD_HEADER_LEN - 3 - 1];
+    assert_eq!(payload.push(Kind::Put, ShardId(0), &[], &too_long), None);
+    assert_eq!(
+        (payload.len(), payload.record_count()),
+        (RECORD_HEADER_LEN + 4, 1)
+    );
+    assert!(!payload.is_empty());
+}
+
+#[test]
+fn a_record_that_does_not_parse_ends_the_walk_with_its_place() {
+    let mut payload = Payload::new();
+    for kind in [Kind::Put, Kind::Delete, Kind::Control] {
+        payload.push(kind, ShardId(0), &[b"key"], b"value").unwrap();
+    }
+    let payload = payload.seal(0);
+    let kinds: Vec<_> = payload
+        .records()
+        .map(|record| record.unwrap().kind)
+        .collect();
+    assert_eq!(kinds, [Kind::Put, Kind::Delete, Kind::Control]);
+    let len = RECORD_HEADER_LEN + 8;
+    for (at, byte, what, found) in [
+        (0, 4, "kind", 4),
+        (1, 1, "flags", 1),
+        (6, 16, "head_len", (16 << 16) + 3),
+        (9, 16, "length", 3 + (16 << 8) + 5),
+    ] {
+        let mut changed = payload.clone();
+        changed.bytes[len + at] = byte;
+        let mut records = changed.records();
+        assert!(records.next().unwrap().is_ok());
+        let expected = Damage::Record {
+            at: len,
+            what,
+            found,
+        };
+        assert_eq!(records.next().unwrap().unwrap_err(), expected);
+        assert!(records.next().is_none(), "the walk is over");
+    }
+    let mut short = payload.clone();
+    short.bytes.truncate(2 * len + 5);
+    let left = Damage::Record {
+        at: 2 * len,
+        what: "bytes left",
+        found: 5,
+    };
+    assert_eq!(short.records().last().unwrap().unwrap_err(), left);
+    for rest in [&[1][..], &[0; ALIGN]] {
+        let mut padded = payload.clone();
+        padded.bytes.truncate(3 * len);
+        padded.bytes.extend_from_slice(rest);
+        let wrong = Damage::Record {
+            at: 3 * len,
+            what: "padding",
+            found: rest.len() as u64,
+        };
+        assert_eq!(padded.records().last().unwrap().unwrap_err(), wrong);
+    }
+}

@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use super::*;
 use crate::Epoch;
+use crate::io::fault::Call;
 use crate::io::sim::{Damage, SimEnv};
+use crate::reader::{Reader, Step};
 use crate::recover::{Known, plan};
 use crate::writer::Face;
-use crate::writer::tests::{DIR, LINEAGE, append, append_len, known, open_as};
+use crate::writer::tests::{
+    DIR, LINEAGE, OPTIONS, append, append_len, known, open_as, two_epochs, with_faults,
+};
 
 /// A machine with a durable directory for the log.
 fn machine() -> SimEnv {
@@ -106,4 +110,49 @@ fn dies_while_a_tail_is_cut(epoch_count: u32) {
             }
         }
     }
+}
+
+/// Who only reads sees what the plan saw, sealed and growing, and writes nothing.
+#[test]
+fn a_log_that_is_opened_for_reading_is_the_log_that_was_found() {
+    let env = two_epochs();
+    let disk = env.env().disk;
+    let found = plan(disk.as_ref(), Path::new(DIR), &known()).unwrap();
+    let files = env.disk.files();
+    let log = open_read_only(&env.env(), &found).unwrap();
+    assert_eq!((log.last_seq(), log.synced_seq()), (6, 6));
+    let segments = log.segments();
+    assert_eq!(segments.len(), 2);
+    for (segment, found) in segments.iter().zip(&found.segments) {
+        let len = found.data_len as usize;
+        assert_eq!(segment.sealed().is_some(), found.footer.is_some());
+        assert_eq!(*segment.read(0, len).unwrap(), files[segment.path()][..len]);
+        assert!(segment.read(found.data_len, 1).is_err());
+    }
+    let mut reader = Reader::new(log, 1);
+    for seq in 1..=6 {
+        match reader.next().unwrap() {
+            Step::Batch(stored) => assert_eq!(stored.header.first_seq, seq),
+            _ => panic!("record {seq} is there"),
+        }
+    }
+    assert!(matches!(reader.next().unwrap(), Step::AtTail));
+    assert_eq!(env.disk.files(), files);
+}
+
+/// What is in tables needs no sync of its segments: every flush synced them.
+#[test]
+fn only_segments_that_are_not_flushed_are_synced_again() {
+    let syncs = |flushed_seq| {
+        let (env, faults) = with_faults(&two_epochs());
+        let known = Known {
+            flushed_seq,
+            ..known()
+        };
+        let found = plan(env.disk.as_ref(), Path::new(DIR), &known).unwrap();
+        let pool = Arc::new(Pool::new(env.clone(), || false));
+        open(&env, &found, Role::Follower, pool, OPTIONS, LINEAGE).unwrap();
+        faults.count(Call::Sync)
+    };
+    assert_eq!([syncs(0), syncs(3), syncs(4)], [2, 2, 1]);
 }

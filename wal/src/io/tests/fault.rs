@@ -208,3 +208,102 @@ fn a_trace_shows_the_calls_in_order() {
     assert_eq!(disk.take_trace(), expected);
     assert!(disk.take_trace().is_empty());
 }
+
+/// A disk that fails may lie over another that does: both are told of a failed sync.
+#[test]
+fn a_sync_that_fails_above_another_decorator_reaches_the_simulated_disk() {
+    let (inner, below) = over_sim();
+    let outer = FaultDisk::new(Arc::new(inner));
+    let file = outer.create(at("/db/a")).unwrap();
+    file.keep_in_place();
+    outer.sync_dir(at("/db")).unwrap();
+    write_all_at(file.as_ref(), &[7; 4096], 0).unwrap();
+    outer.add(Rule::new(Effect::EIO).on(Call::Sync));
+    outer.add(Rule::new(Effect::EIO).on(Call::SyncDir));
+    assert!(file.sync().is_err());
+    outer.create(at("/db/b")).unwrap();
+    assert!(outer.sync_dir(at("/db")).is_err());
+    file.sync().unwrap();
+    outer.sync_dir(at("/db")).unwrap();
+    let kept = |seed| {
+        let files = below.crash(seed, Damage::ALL[0]).files();
+        (
+            files[at("/db/a")] == [7; 4096],
+            files.contains_key(at("/db/b")),
+        )
+    };
+    let kept: BTreeSet<_> = (0..64).map(kept).collect();
+    assert!(
+        kept.iter().any(|(whole, _)| !whole),
+        "the second sync proves nothing"
+    );
+    assert!(
+        kept.iter().any(|(_, named)| !named),
+        "nor that of the names"
+    );
+}
+
+#[test]
+#[should_panic(expected = "a panic that a rule asked for")]
+fn a_rule_can_ask_for_a_panic() {
+    let (disk, _) = over_sim();
+    disk.add(Rule::new(Effect::Panic).on(Call::List));
+    drop(disk.list(at("/db")));
+}
+
+#[test]
+fn a_disk_of_the_machine_is_told_nothing_of_a_failed_sync() {
+    let place = real("faults over real", Env::real().disk, true);
+    let disk = FaultDisk::new(Arc::clone(&place.disk));
+    let file = disk.create(&place.path("a")).unwrap();
+    disk.add(Rule::new(Effect::EIO).on(Call::Sync));
+    disk.add(Rule::new(Effect::EIO).on(Call::SyncDir));
+    assert!(file.sync().is_err() && disk.sync_dir(&place.root).is_err());
+    file.sync().unwrap();
+    disk.sync_dir(&place.root).unwrap();
+}
+
+/// A short count and an interrupted call are no failures: whoever reads or writes all goes on.
+#[test]
+fn short_and_interrupted_calls_are_completed_and_no_progress_is_an_error() {
+    for effect in [Effect::Short(1), Effect::Error(ErrorKind::Interrupted)] {
+        let (disk, _) = over_sim();
+        let file = disk.create(at("/db/a")).unwrap();
+        let rules = [Call::Write, Call::Read].map(|call| disk.add(Rule::new(effect).on(call)));
+        write_all_at(file.as_ref(), b"abc", 0).unwrap();
+        let mut read = [0; 3];
+        read_exact_at(file.as_ref(), &mut read, 0).unwrap();
+        assert_eq!(&read, b"abc");
+        assert!(rules.iter().all(|rule| disk.fired_count(*rule) == 1));
+        disk.add(Rule::new(Effect::Short(0)).on(Call::Write));
+        disk.add(Rule::new(Effect::Short(0)).on(Call::Read));
+        let written = write_all_at(file.as_ref(), b"abc", 0);
+        assert_eq!(kind(written), Some(ErrorKind::WriteZero));
+        let read = read_exact_at(file.as_ref(), &mut read, 0);
+        assert_eq!(kind(read), Some(ErrorKind::UnexpectedEof));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_replaced_is_as_it_was() {
+    for call in [
+        Call::Remove,
+        Call::Create,
+        Call::Write,
+        Call::Sync,
+        Call::Rename,
+    ] {
+        let (disk, below) = over_sim();
+        replace_file(&disk, at("/db/a"), b"old").unwrap();
+        disk.add(Rule::new(Effect::EIO).on(call));
+        assert!(
+            replace_file(&disk, at("/db/a"), b"new").is_err(),
+            "{call:?}"
+        );
+        assert_eq!(below.files()[at("/db/a")], b"old", "{call:?}");
+        replace_file(&disk, at("/db/a"), b"new").unwrap();
+        assert_eq!(below.files()[at("/db/a")], b"new", "{call:?}");
+    }
+    let root = replace_file(&over_sim().0, at("/"), b"");
+    assert_eq!(kind(root), Some(ErrorKind::InvalidInput));
+}

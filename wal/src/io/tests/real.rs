@@ -176,3 +176,32 @@ fn random_identities_differ() {
     ids.dedup();
     assert_eq!(ids.len(), 100);
 }
+
+#[test]
+fn a_path_through_a_file_is_no_path() {
+    on_both(|place| {
+        place.file("a", b"");
+        let below = place.path("a/b");
+        let kinds = [
+            kind(place.disk.open(&below, Access::Read)),
+            kind(place.disk.stat(&below)),
+            kind(place.disk.list(&place.path("a"))),
+            kind(place.disk.lock(&below, LockMode::Shared)),
+        ];
+        assert_eq!(kinds, [Some(ErrorKind::NotADirectory); 4]);
+    });
+}
+
+#[test]
+fn space_is_taken_without_a_byte_changed_and_too_much_is_refused() {
+    on_both(|place| {
+        let file = place.file("a", b"abc");
+        file.allocate(0, 4096).unwrap();
+        let mut expected = b"abc".to_vec();
+        expected.resize(4096, 0);
+        assert_eq!(place.read("a").unwrap(), expected);
+        assert!(file.allocate(0, 1 << 62).is_err());
+        file.keep_in_place();
+        assert_eq!(place.read("a").unwrap(), expected);
+    });
+}
