@@ -186,11 +186,6 @@ impl Candidate {
         self.actions.pop_front()
     }
 
-    /// The epoch that it asks for.
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
     /// When [`Event::Tick`] has something to do.
     pub fn due_ms(&self) -> Option<u64> {
         (self.state != State::Done).then_some(self.began_ms + self.options.timeout_ms + 1)

@@ -210,11 +210,6 @@ impl Follower {
         Some((stream.ack, stream.written, stream.committed))
     }
 
-    /// Whether it waits for someone to act.
-    pub fn is_stopped(&self) -> bool {
-        matches!(self.state, State::Stopped)
-    }
-
     /// When [`Event::Tick`] has something to do, at the latest.
     pub fn due_ms(&self) -> Option<u64> {
         match self.state {

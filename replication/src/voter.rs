@@ -525,4 +525,100 @@ mod tests {
             }
         }
     }
+
+    fn hello_of(n: u8, change: impl FnOnce(&mut Hello)) -> Message {
+        let Message::Hello(mut hello) = hello(n) else {
+            unreachable!("it is a hello")
+        };
+        change(&mut hello);
+        Message::Hello(hello)
+    }
+
+    fn refused_for(actions: &[Action]) -> (Reason, String) {
+        let [
+            Action::Send(_, Message::Refused(refusal)),
+            Action::Close(_, Error::Refused { reason, .. }),
+        ] = actions
+        else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(refusal.reason, *reason);
+        (*reason, format!("{} {}", refusal.have, refusal.want))
+    }
+
+    #[test]
+    fn hellos_that_do_not_fit_are_refused_with_both_sides() {
+        let mut voter = greeted();
+        let other = hello_of(3, |hello| hello.lineage = Lineage([8; 16]));
+        let refused = refused_for(&feed(&mut voter, Event::Frame(ConnId(2), other)));
+        let both = format!("{} {}", Lineage([7; 16]), Lineage([8; 16]));
+        assert_eq!(refused, (Reason::Lineage, both));
+        let newer = hello_of(3, |hello| hello.versions = (90, 99));
+        let (reason, both) = refused_for(&feed(&mut voter, Event::Frame(ConnId(2), newer)));
+        assert_eq!(reason, Reason::Version);
+        assert!(both.ends_with("versions 90 to 99"), "{both}");
+    }
+
+    #[test]
+    fn no_more_connections_are_taken_than_the_limit_and_places_come_back() {
+        let mut voter = greeted();
+        let next =
+            |voter: &mut Voter, n: u64| feed(voter, Event::Frame(ConnId(100 + n), hello(2)));
+        for n in 1..CONTROL_COUNT_MAX as u64 {
+            let actions = next(&mut voter, n);
+            assert!(matches!(actions[..], [Action::Send(..)]), "{n}");
+        }
+        let (reason, limit) = refused_for(&next(&mut voter, 99));
+        assert_eq!((reason, limit.trim()), (Reason::Busy, "32"));
+        feed(&mut voter, Event::Closed(CONN));
+        assert!(matches!(next(&mut voter, 99)[..], [Action::Send(..)]));
+    }
+
+    #[test]
+    fn a_status_is_looked_up_and_sent_to_whoever_is_still_there() {
+        let status = || match Seed(1).message(
+            FIXED
+                .iter()
+                .position(|(name, ..)| *name == "Status")
+                .expect("there is one"),
+        ) {
+            Message::Status(status) => status,
+            other => panic!("{other:?}"),
+        };
+        let mut voter = greeted();
+        let actions = feed(&mut voter, Event::Frame(CONN, Message::StatusRequest));
+        assert!(matches!(actions[..], [Action::LookUp(CONN)]));
+        assert!(feed(&mut voter, Event::LookedUp(ConnId(9), status())).is_empty());
+        let actions = feed(&mut voter, Event::LookedUp(CONN, status()));
+        let [Action::Send(CONN, Message::Status(sent))] = &actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(*sent, status());
+        let again = feed(&mut voter, Event::Frame(CONN, Message::StatusRequest));
+        assert!(
+            matches!(again[..], [Action::LookUp(CONN)]),
+            "it is free again"
+        );
+    }
+
+    /// It is durable, and told to nobody: the candidate asks again on a new connection.
+    #[test]
+    fn a_promise_to_one_who_left_is_kept() {
+        let mut voter = greeted();
+        ask(&mut voter, 4);
+        feed(&mut voter, Event::Closed(CONN));
+        let promise = Promise {
+            epoch: Epoch(4),
+            to: NodeId([2; 16]),
+        };
+        let actions = feed(&mut voter, Event::Promised(CONN, promise, Ok(Vec::new())));
+        assert!(actions.is_empty());
+        assert_eq!(voter.promise(), promise);
+        let older = Promise {
+            epoch: Epoch(3),
+            to: NodeId([9; 16]),
+        };
+        feed(&mut voter, Event::Learned(older));
+        assert_eq!(voter.promise(), promise, "it never falls");
+    }
 }

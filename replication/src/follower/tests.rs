@@ -854,4 +854,5 @@ fn a_silent_leader_is_given_up_and_tried_again() {
     assert!(matches!(follower.poll_action(), Some(Action::Connect(_))));
 }
 
+mod answers;
 mod bundles;

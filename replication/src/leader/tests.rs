@@ -687,3 +687,5 @@ fn a_lender_serves_its_candidate_alone_and_confirms_nothing() {
     );
     assert!(matches!(closed(&actions), Some(Error::Refused { .. })));
 }
+
+mod answers;

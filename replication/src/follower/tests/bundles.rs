@@ -114,3 +114,84 @@ fn a_damaged_bundle_file_is_asked_for_again_and_a_full_disk_stops() {
         .is_some()
     );
 }
+
+#[test]
+fn a_list_that_does_not_fit_its_head_or_this_store_is_a_breach() {
+    let breach = |follower: &mut Follower, files| {
+        let actions = frame(follower, Message::BundleFiles(files));
+        match closed(&actions) {
+            Some(Error::Protocol { what, .. }) => what.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let what = breach(&mut in_state("listing"), vec![file(), file()]);
+    assert_eq!(what, "more files than the bundle has");
+    let mut follower = in_state("asking");
+    let without = Message::BundleBegin {
+        id: BundleId([3; 16]),
+        file_count: 1,
+        ends: Vec::new(),
+    };
+    frame(&mut follower, without);
+    let what = breach(&mut follower, vec![file()]);
+    assert_eq!(what, "a bundle without shard 0");
+}
+
+#[test]
+fn nothing_of_a_bundle_comes_before_the_sink_is_ready_or_beyond_the_credit() {
+    let mut begun = in_state("listing");
+    let actions = frame(&mut begun, Message::BundleFiles(vec![file()]));
+    assert!(matches!(actions[..], [Action::BeginBundle(_)]));
+    let data = |len| Message::BundleData {
+        file: 0,
+        at: 0,
+        bytes: vec![0; len],
+    };
+    let id = BundleId([3; 16]);
+    let what = |actions: Vec<Action>| closed(&actions).unwrap().to_string();
+    let early = what(frame(&mut begun, data(10)));
+    assert!(early.contains("BundleData of file 0 at 0"), "{early}");
+    let mut begun = in_state("listing");
+    frame(&mut begun, Message::BundleFiles(vec![file()]));
+    let early = what(frame(&mut begun, Message::BundleEnd { id }));
+    assert!(early.contains("BundleEnd before the last byte"), "{early}");
+    let mut follower = in_state("receiving");
+    follower.grantor = Grantor::new(5);
+    let more = what(frame(&mut follower, data(10)));
+    assert!(more.contains("more BundleData than was granted"), "{more}");
+    let mut whole = in_state("receiving");
+    frame(&mut whole, data(100));
+    let id = BundleId([4; 16]);
+    let other = what(frame(&mut whole, Message::BundleEnd { id }));
+    assert!(other.contains("BundleEnd"), "of another bundle: {other}");
+}
+
+#[test]
+fn a_strict_store_takes_a_bundle_that_reaches_its_committed_mark() {
+    for (committed, takes) in [(99, true), (100, false)] {
+        let mut strict = here();
+        strict.shards[0].1 = Floor {
+            committed,
+            flushed: 0,
+            strict: true,
+        };
+        let pruned = Verdict::Pruned {
+            shard: S0,
+            first_available: 50,
+        };
+        let (mut follower, _) = welcomed(strict, vec![pruned]);
+        feed(&mut follower, Event::SinkOpened(Some(None)));
+        let begin = Message::BundleBegin {
+            id: BundleId([3; 16]),
+            file_count: 0,
+            ends: vec![end(5, 99)],
+        };
+        let actions = frame(&mut follower, begin);
+        assert_eq!(matches!(actions[..], [Action::BeginBundle(_)]), takes);
+        let below = matches!(
+            stopped(&actions),
+            Some(Error::BelowCommitted { to: 99, .. })
+        );
+        assert_eq!(below, !takes, "{actions:?}");
+    }
+}
