@@ -129,11 +129,6 @@ impl DriverHandle {
         self.0.stop.store(true, Ordering::Release);
         self.0.notifier.notify();
     }
-
-    /// Wakes the driver; given to stores and transports.
-    pub fn notifier(&self) -> Arc<Notifier> {
-        Arc::clone(&self.0.notifier)
-    }
 }
 
 impl Driver {
@@ -349,3 +344,6 @@ impl Driver {
             .for_each(|conn| self.wires.close(now.mono_ms, conn));
     }
 }
+
+#[cfg(test)]
+mod tests;

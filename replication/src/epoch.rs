@@ -456,4 +456,46 @@ mod tests {
             prop_assert_eq!(end.position.seq, shared);
         }
     }
+
+    #[test]
+    fn entries_that_do_not_rise_are_no_table() {
+        let of = |entries: &[(u32, u64)]| {
+            let entry = |&(epoch, first_seq)| EpochEntry {
+                epoch: Epoch(epoch),
+                leader: id(1),
+                first_seq,
+            };
+            EpochTable::of(entries.iter().map(entry).collect()).is_some()
+        };
+        assert!(of(&[]) && of(&[(1, 1), (2, 5)]));
+        assert!(!of(&[(2, 1), (2, 5)]) && !of(&[(1, 5), (2, 5)]));
+    }
+
+    /// Told an end that lies before the first record of its own entry, a follower falls back further.
+    #[test]
+    fn an_end_before_the_own_entry_falls_back_to_the_entry_before() {
+        let own = table(&[(1, 1, 1), (3, 3, 10)]);
+        let told = |epoch, seq| Position {
+            epoch: Epoch(epoch),
+            seq,
+        };
+        assert_eq!(own.fall_back(told(3, 9), id(3), 20), (told(1, 9), id(1)));
+        assert_eq!(own.fall_back(told(3, 12), id(3), 20), (told(3, 12), id(3)));
+        let first = table(&[(3, 3, 10)]);
+        assert_eq!(first.fall_back(told(3, 9), id(3), 20), Default::default());
+    }
+
+    /// A segment of a new epoch that does not begin with its start batch has no leader.
+    #[test]
+    fn an_epoch_without_its_start_batch_is_an_error() {
+        let env = strandline_wal::io::sim::SimEnv::new(1);
+        let writer = crate::testing::writer(&env, &[2], 1);
+        let error = EpochTable::rebuild(&EpochTable::default(), writer.log()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("record 1 of "), "{text}");
+        assert!(
+            text.contains("begins an epoch and is not its start batch"),
+            "{text}"
+        );
+    }
 }

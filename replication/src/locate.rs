@@ -234,3 +234,6 @@ pub fn next(log: &Log, first_seq: u64, at: u64, len_max: usize) -> Result<Next> 
     }
     Ok(Next::Footer(segment))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use strandline_wal::batch::{Kind, Payload};
 use strandline_wal::control::EpochStart;
+use strandline_wal::io::sim::SimEnv;
 use strandline_wal::io::{self, Env};
 use strandline_wal::log::Log;
 use strandline_wal::open::{Role, open};
@@ -74,6 +75,8 @@ pub(crate) struct Setup {
     pub lineage: Lineage,
     pub shard_count: u16,
     pub strict: bool,
+    /// Whether it lacks what its leader had when it came, and so does not vote.
+    pub joins: bool,
     /// What commits a record of a leader; `None`: being written.
     pub level: Option<Level>,
     pub dataset: DatasetId,
@@ -87,6 +90,7 @@ impl Setup {
             lineage: LINEAGE,
             shard_count: 1,
             strict: false,
+            joins: false,
             level: None,
             dataset: DatasetId::default(),
         }
@@ -341,6 +345,33 @@ fn append(
     Ok(seq)
 }
 
+/// The writer of a log of its own: in each of these epochs three batches of so many records, and no
+/// start batch.
+pub(crate) fn writer(env: &SimEnv, epochs: &[u32], record_count: usize) -> Writer {
+    let env = env.env();
+    let (setup, shard) = (Setup::new("a"), ShardId(0));
+    let meta = ShardMeta {
+        base: ShardEnd::empty(shard),
+        ..ShardMeta::default()
+    };
+    let dir = Path::new("/log");
+    let opened = open_shard(&env, dir, &setup, LINEAGE, shard, &meta, Role::Leader, None);
+    let mut writer = opened.expect("it is a log").writer;
+    for epoch in epochs {
+        writer.start_epoch(Epoch(*epoch)).expect("epochs rise");
+        for _ in 0..3 {
+            let mut payload = Payload::new();
+            for _ in 0..record_count {
+                payload
+                    .push(Kind::Put, shard, &[b"key"], b"value")
+                    .expect("it fits");
+            }
+            append(&mut writer, &payload.seal(0)).expect("the disk takes it");
+        }
+    }
+    writer
+}
+
 #[allow(clippy::too_many_arguments, reason = "a test store")]
 fn open_shard(
     env: &Env,
@@ -430,6 +461,10 @@ impl LogSource for TestStore {
 
     fn highest_epoch(&self) -> Epoch {
         self.promised().epoch
+    }
+
+    fn votes(&self) -> bool {
+        !self.setup.joins
     }
 
     fn promise(&self, promise: Promise) -> Result<()> {

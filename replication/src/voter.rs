@@ -562,8 +562,7 @@ mod tests {
     #[test]
     fn no_more_connections_are_taken_than_the_limit_and_places_come_back() {
         let mut voter = greeted();
-        let next =
-            |voter: &mut Voter, n: u64| feed(voter, Event::Frame(ConnId(100 + n), hello(2)));
+        let next = |voter: &mut Voter, n: u64| feed(voter, Event::Frame(ConnId(100 + n), hello(2)));
         for n in 1..CONTROL_COUNT_MAX as u64 {
             let actions = next(&mut voter, n);
             assert!(matches!(actions[..], [Action::Send(..)]), "{n}");

@@ -332,7 +332,7 @@ impl Server {
         const EVERY_MS: u64 = 100;
         let count = self.machine.followers().count();
         let is_due = count != self.gauged_count || now.mono_ms >= self.gauged_ms + EVERY_MS;
-        if self.lead.is_none() || !is_due {
+        if !is_due {
             return;
         }
         (self.gauged_ms, self.gauged_count) = (now.mono_ms, count);

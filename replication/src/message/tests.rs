@@ -393,6 +393,68 @@ fn the_longest_data_fits_a_frame() {
 }
 
 #[test]
+fn reserved_bytes_of_a_frame_are_zero() {
+    for at in 17..FRAME_HEADER_LEN {
+        let mut frame = Link::default().seal(&Message::Credit { granted: 1 });
+        frame[at] = 1;
+        let crc = crc32fast::hash(&frame[4..]);
+        frame[..4].copy_from_slice(&crc.to_le_bytes());
+        let error = reopen(frame).unwrap_err().to_string();
+        assert!(
+            error.contains("peer broke the protocol: reserved bytes"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn kinds_and_lengths_that_nobody_sends_are_refused_by_name() {
+    // What stands at an offset of the payload of that message, and what is said of it.
+    let cases: [(&str, usize, u8, &str); 5] = [
+        ("Hello", 8, 9, "purpose"),
+        ("Hello", 9, 0, "name length"),
+        ("Hello", 9, 65, "text length"),
+        ("Verdicts", 8 + 2, 9, "verdict kind"),
+        ("Status", 0, 9, "role"),
+    ];
+    for (name, at, byte, what) in cases {
+        let place = FIXED.iter().position(|(other, ..)| *other == name).unwrap();
+        let message = match Seed(1).message(place) {
+            Message::Verdicts(_) => Message::Verdicts(vec![Verdict::Pruned {
+                shard: ShardId(1),
+                first_available: 2,
+            }]),
+            message => message,
+        };
+        let mut frame = Link::default().seal(&message);
+        frame[FRAME_HEADER_LEN + at] = byte;
+        let crc = crc32fast::hash(&frame[4..]);
+        frame[..4].copy_from_slice(&crc.to_le_bytes());
+        let error = reopen(frame).unwrap_err().to_string();
+        assert!(error.contains(what), "{name} {at}: {error}");
+    }
+}
+
+#[test]
+fn a_long_text_is_cut_between_two_characters() {
+    for head in ["", "a", "ab", "abc"] {
+        let refusal = Refusal {
+            reason: Reason::Busy,
+            text: format!("{head}{}", "\u{1f980}".repeat(TEXT_LEN_MAX)),
+            have: String::new(),
+            want: String::new(),
+            epoch: Epoch(0),
+        };
+        let frame = Link::default().seal(&Message::Refused(refusal.clone()));
+        let Some(Message::Refused(read)) = reopen(frame).unwrap() else {
+            panic!("it reads back")
+        };
+        assert!(refusal.text.starts_with(&read.text));
+        assert!(TEXT_LEN_MAX - read.text.len() < 4, "{}", read.text.len());
+    }
+}
+
+#[test]
 fn names_that_would_steer_a_terminal_are_refused() {
     let Message::Hello(mut hello) = Seed(1).message(0) else {
         unreachable!("kind 0 is Hello")

@@ -302,3 +302,217 @@ fn what_was_queued_before_a_close_still_arrives() {
     }
     assert!(matches!(wait_for(&mut listen), TransportEvent::Closed(..)));
 }
+
+/// A transport that listens, and one that dials it by name.
+fn pair(options: TcpOptions) -> (TcpTransport, TcpTransport) {
+    let listen = transport(TcpOptions {
+        listen: Some(ANY.into()),
+        ..options.clone()
+    });
+    let listen = listen.unwrap();
+    let peers = peers("a", listen.local_addr().unwrap());
+    let dial = transport(TcpOptions { peers, ..options }).unwrap();
+    (listen, dial)
+}
+
+fn left(event: TransportEvent) -> String {
+    match event {
+        TransportEvent::Closed(_, why) => why.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A frame with a payload so long.
+fn frame_of(link: &mut crate::message::Link, len: usize) -> Vec<u8> {
+    link.seal(&crate::message::Message::BundleData {
+        file: 0,
+        at: 0,
+        bytes: vec![7; len],
+    })
+}
+
+#[test]
+fn a_peer_that_does_not_listen_is_told_with_its_address() {
+    let free = std::net::TcpListener::bind(SocketAddr::from(ANY)).unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let mut dial = transport(TcpOptions {
+        peers: peers("a", address),
+        ..TcpOptions::default()
+    })
+    .unwrap();
+    let conn = dial.connect(0, "a").unwrap();
+    let why = left(wait_for(&mut dial));
+    let expected = format!("a is not reachable: connect to {address}: ");
+    assert!(why.starts_with(&expected), "{why}");
+    let gone = dial.send(0, conn, vec![0]).unwrap_err();
+    assert!(gone.to_string().contains("the connection ended"), "{gone}");
+    assert_eq!(dial.room(conn), 0);
+    until(|| dial.is_idle());
+    let taken = transport(TcpOptions {
+        listen: Some(address),
+        ..TcpOptions::default()
+    });
+    let taken = taken.unwrap();
+    let again = transport(TcpOptions {
+        listen: taken.local_addr(),
+        ..TcpOptions::default()
+    });
+    let why = again.err().unwrap().to_string();
+    assert!(why.starts_with(&format!("listen on {address}: ")), "{why}");
+}
+
+#[test]
+fn no_more_connections_are_made_than_the_limit() {
+    let (_listen, mut dial) = pair(TcpOptions {
+        conn_count_max: 1,
+        ..TcpOptions::default()
+    });
+    let conn = dial.connect(0, "a").unwrap();
+    let full = dial.connect(0, "a").unwrap_err();
+    assert!(matches!(full, Error::Full { limit: 1, .. }), "{full}");
+    assert!(matches!(wait_for(&mut dial), TransportEvent::Opened(_)));
+    dial.close(0, conn);
+    dial.close(0, conn);
+    until(|| dial.is_idle());
+    dial.connect(0, "a").unwrap();
+}
+
+/// Who does not take what is sent holds the sender, frame by frame, and nothing is lost by it.
+#[test]
+fn a_driver_that_is_slow_fills_every_queue_and_gets_every_frame() {
+    let (mut listen, mut dial) = pair(TcpOptions {
+        hello_len_max: 4 << 20,
+        ..TcpOptions::default()
+    });
+    let conn = dial.connect(0, "a").unwrap();
+    assert!(matches!(wait_for(&mut dial), TransportEvent::Opened(_)));
+    let mut link = crate::message::Link::default();
+    let mut frame = || frame_of(&mut link, 2 << 20);
+    // The two queues take as many, however fast their threads are.
+    for _ in 0..14 {
+        until(|| dial.room(conn) >= (2 << 20) + 1_000);
+        dial.send(0, conn, frame()).unwrap();
+    }
+    // And the sockets between them some more.
+    let (mut sent, mut refused) = (14, 0);
+    while refused < 1_000 {
+        match dial.send(0, conn, frame()) {
+            Ok(()) => sent += 1,
+            Err(full) => {
+                assert!(full.to_string().starts_with("connection queue is full at "));
+                refused += 1;
+                std::thread::yield_now();
+            }
+        }
+    }
+    assert!(matches!(
+        wait_for(&mut listen),
+        TransportEvent::Accepted(..)
+    ));
+    for n in 0..sent {
+        let event = wait_for(&mut listen);
+        assert!(matches!(event, TransportEvent::Frame(..)), "{n}: {event:?}");
+    }
+    dial.close(0, conn);
+    let why = left(wait_for(&mut listen));
+    assert!(why.contains("it closed the connection"), "{why}");
+}
+
+/// Both ends of a connection whose reader is stuck let go of it when they are told to.
+#[test]
+fn a_connection_with_full_queues_ends_when_it_is_dropped() {
+    let (mut listen, mut dial) = pair(TcpOptions {
+        hello_len_max: 8 << 20,
+        drain_ms: 1,
+        ..TcpOptions::default()
+    });
+    let conn = dial.connect(0, "a").unwrap();
+    assert!(matches!(wait_for(&mut dial), TransportEvent::Opened(_)));
+    let TransportEvent::Accepted(theirs, _) = wait_for(&mut listen) else {
+        panic!("it was dialled")
+    };
+    let mut link = crate::message::Link::default();
+    while dial.send(0, conn, frame_of(&mut link, 4 << 20)).is_ok() {}
+    dial.close(0, conn);
+    listen.close(0, theirs);
+    until(|| dial.is_idle() && listen.is_idle());
+    assert!(listen.poll(0).is_none(), "nothing more comes of it");
+}
+
+#[test]
+fn a_frame_that_begins_and_does_not_come_ends_the_connection() {
+    let mut listen = transport(TcpOptions {
+        listen: Some(ANY.into()),
+        progress_ms: 1,
+        ..TcpOptions::default()
+    })
+    .unwrap();
+    let mut stranger = TcpStream::connect(listen.local_addr().unwrap()).unwrap();
+    let mut link = crate::message::Link::default();
+    stranger.write_all(&frame_of(&mut link, 10)).unwrap();
+    assert!(matches!(
+        wait_for(&mut listen),
+        TransportEvent::Accepted(..)
+    ));
+    assert!(matches!(wait_for(&mut listen), TransportEvent::Frame(..)));
+    stranger.write_all(&frame_of(&mut link, 10)[..30]).unwrap();
+    let why = left(wait_for(&mut listen));
+    assert!(why.contains("a frame that began does not come"), "{why}");
+}
+
+#[test]
+fn a_peer_that_takes_nothing_is_given_up() {
+    let silent = std::net::TcpListener::bind(SocketAddr::from(ANY)).unwrap();
+    let mut dial = transport(TcpOptions {
+        peers: peers("a", silent.local_addr().unwrap()),
+        progress_ms: 1,
+        ..TcpOptions::default()
+    })
+    .unwrap();
+    let conn = dial.connect(0, "a").unwrap();
+    let _held = silent.accept().unwrap();
+    assert!(matches!(wait_for(&mut dial), TransportEvent::Opened(_)));
+    let mut link = crate::message::Link::default();
+    while dial.send(0, conn, frame_of(&mut link, 1 << 20)).is_ok() {}
+    let why = left(wait_for(&mut dial));
+    assert!(why.contains("it takes no more bytes"), "{why}");
+}
+
+/// A connection that was reset is told once, by whoever meets it first, and takes no more frames.
+#[test]
+fn a_peer_that_resets_the_connection_is_told() {
+    let silent = std::net::TcpListener::bind(SocketAddr::from(ANY)).unwrap();
+    let mut dial = transport(TcpOptions {
+        peers: peers("a", silent.local_addr().unwrap()),
+        ..TcpOptions::default()
+    })
+    .unwrap();
+    let conn = dial.connect(0, "a").unwrap();
+    let (held, _) = silent.accept().unwrap();
+    assert!(matches!(wait_for(&mut dial), TransportEvent::Opened(_)));
+    let mut link = crate::message::Link::default();
+    dial.send(0, conn, frame_of(&mut link, 100)).unwrap();
+    // Closed with unread bytes, a socket is reset.
+    let mut peeked = [0];
+    held.peek(&mut peeked).unwrap();
+    drop(held);
+    let ended = std::cell::RefCell::new((dial, link));
+    until(|| {
+        let (dial, link) = &mut *ended.borrow_mut();
+        dial.send(0, conn, frame_of(link, 100_000)).is_err()
+    });
+    let (mut dial, _) = ended.into_inner();
+    assert!(left(wait_for(&mut dial)).starts_with("a is not reachable: "));
+    assert!(dial.poll(0).is_none());
+}
+
+#[test]
+fn a_transport_that_is_dropped_takes_its_connections_with_it() {
+    let (listen, mut dial) = pair(TcpOptions::default());
+    dial.connect(0, "a").unwrap();
+    assert!(matches!(wait_for(&mut dial), TransportEvent::Opened(_)));
+    until(|| !listen.is_idle());
+    drop(listen);
+    assert!(left(wait_for(&mut dial)).starts_with("a is not reachable: "));
+}

@@ -364,3 +364,80 @@ impl Transport for LocalTransport {
             .min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_its_limits_and_names_what_is_not_on_it() {
+        let network = LocalNetwork::new(1);
+        let (mut a, mut b) = (network.attach("a"), network.attach("b"));
+        assert_eq!(a.due_ms(), None);
+        let unknown = a.connect(0, "nobody").unwrap_err();
+        assert!(unknown.to_string().contains("\"nobody\""), "{unknown}");
+        let conn = a.connect(0, "b").unwrap();
+        assert_eq!((a.due_ms(), b.due_ms()), (Some(1), Some(1)));
+        network.cut("a", "b");
+        assert_eq!(b.due_ms(), None, "nothing comes through a cut");
+        assert!(b.poll(1).is_none());
+        assert_eq!(a.room(conn), QUEUE_LEN_MAX);
+        a.send(0, conn, vec![0; QUEUE_LEN_MAX]).unwrap();
+        assert_eq!(a.room(conn), 0);
+        let full = a.send(0, conn, vec![0]).unwrap_err();
+        assert!(
+            full.to_string().starts_with("connection queue is full"),
+            "{full}"
+        );
+        network.heal();
+        let TransportEvent::Accepted(_, from) = b.poll(1).unwrap() else {
+            panic!("it was connected")
+        };
+        assert_eq!(from, "a");
+        while a.connect(0, "b").is_ok() {}
+        let full = a.connect(0, "b").unwrap_err();
+        assert!(
+            full.to_string()
+                .contains("connection table is full at 1024"),
+            "{full}"
+        );
+    }
+
+    #[test]
+    fn a_node_that_was_detached_neither_sends_nor_hears() {
+        let network = LocalNetwork::new(1);
+        let (mut a, mut b) = (network.attach("a"), network.attach("b"));
+        let conn = a.connect(0, "b").unwrap();
+        network.detach("nobody");
+        network.detach("b");
+        assert!(b.poll(9).is_none());
+        let gone = b.send(0, ConnId(1), Vec::new()).unwrap_err();
+        assert!(
+            gone.to_string().contains("this node was detached"),
+            "{gone}"
+        );
+        let gone = a.send(0, conn, Vec::new()).unwrap_err();
+        assert!(
+            gone.to_string().contains("b is not reachable: it is gone"),
+            "{gone}"
+        );
+        assert_eq!(a.room(conn), 0);
+        let ended = a.send(0, conn, Vec::new()).unwrap_err();
+        assert!(
+            ended.to_string().contains("the connection ended"),
+            "{ended}"
+        );
+        let late = a.connect(0, "b").unwrap();
+        let Some(TransportEvent::Closed(closed, _)) = (0..9).find_map(|now| a.poll(now)) else {
+            panic!("nobody is there")
+        };
+        assert_eq!(closed, late);
+        assert_eq!(late.to_string(), format!("#{}", late.0));
+        let mut again = network.attach("b");
+        assert!(
+            again.poll(9).is_none(),
+            "a new life hears nothing of the old one"
+        );
+        assert!(b.poll(9).is_none());
+    }
+}
