@@ -172,3 +172,6 @@ fn log_kind(error: &strandline_wal::Error) -> ErrorKind {
         _ => ErrorKind::Bug,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,6 +93,159 @@ fn every_flip_and_every_cut_is_named() {
     }
 }
 
+/// The bytes with lengths and checksums as if they had been written so.
+fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let len = (bytes.len() - HEADER_LEN) as u64;
+    bytes[16..24].copy_from_slice(&len.to_le_bytes());
+    let digest = *blake3::hash(&bytes[HEADER_LEN..]).as_bytes();
+    bytes[24..56].copy_from_slice(&digest);
+    resealed_header(bytes)
+}
+
+fn resealed_header(mut bytes: Vec<u8>) -> Vec<u8> {
+    let crc = crc32fast::hash(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Where the body of a section begins.
+fn body_of(bytes: &[u8], wanted: u32) -> usize {
+    let mut at = HEADER_LEN;
+    loop {
+        let field = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+        if field(at) == wanted | MUST {
+            return at + 8;
+        }
+        at += 8 + field(at + 4) as usize;
+    }
+}
+
+/// The error of a manifest whose checksums are good.
+fn refusal(bytes: Vec<u8>) -> String {
+    let error = Manifest::decode(&bytes, Path::new("some/manifest")).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("some/manifest"), "{text}");
+    text
+}
+
+/// A file with good checksums is not trusted either: each field that says what cannot be is named.
+#[test]
+fn crafted_manifests_are_refused_by_the_field_that_is_wrong() {
+    let edited = |edit: &dyn Fn(&mut Manifest)| {
+        let mut manifest = sample();
+        edit(&mut manifest);
+        refusal(manifest.encode())
+    };
+    let patched = |section: u32, at: usize, with: &[u8]| {
+        let mut bytes = sample().encode();
+        let at = body_of(&bytes, section) + at;
+        bytes[at..at + with.len()].copy_from_slice(with);
+        refusal(resealed(bytes))
+    };
+    let ranges = |shards: [u16; 2]| {
+        let range = |first, last, shard| ShardRange {
+            first,
+            last,
+            shard: ShardId(shard),
+        };
+        let ranges = vec![range(0, 9, shards[0]), range(10, u64::MAX, shards[1])];
+        ShardRouter::ranges(ranges).expect("all entities once")
+    };
+    let with_ranges = |at: usize, with: &[u8]| {
+        let mut manifest = sample();
+        manifest.router = ranges([0, 1]);
+        let mut bytes = manifest.encode();
+        let at = body_of(&bytes, 2) + at;
+        bytes[at..at + with.len()].copy_from_slice(with);
+        refusal(resealed(bytes))
+    };
+    // The sample's sections: the name is 4 bytes long, the router is `hash(2)` without ranges.
+    for (text, words) in [
+        (patched(1, 4, b"\xff"), ["dataset name", "UTF-8"]),
+        (patched(1, 4, b"L/.."), ["dataset name", "L/.."]),
+        (
+            patched(2, 0, &[9]),
+            ["router version 1", "router version 9"],
+        ),
+        (patched(2, 4, &[3]), ["router kind", "found 3"]),
+        (patched(2, 5, &[0, 0]), ["router", "shard count"]),
+        (with_ranges(11, &[1]), ["router", "0 is next"]),
+        (patched(2, 7, &[200]), ["count", "found 200"]),
+        (patched(2, 11, &[7]), ["entity rule", "found 7"]),
+        (patched(3, 4, &[1]), ["shard", "expected 0"]),
+        (patched(5, 8, &[3]), ["keyspace number", "below 3"]),
+        (patched(5, 16, b"\xff"), ["keyspace name", "UTF-8"]),
+        (patched(6, 8, &[0]), ["table number", "1 or more"]),
+        (
+            edited(&|m| m.runs[1].reverse()),
+            ["tables that ascend", "table 3"],
+        ),
+        (
+            edited(&|m| m.runs[0][0].name_min = b"zz".to_vec()),
+            ["tables that ascend", "table 8"],
+        ),
+        (
+            edited(&|m| m.logs.truncate(1)),
+            ["manifest logs", "expected 2 logs"],
+        ),
+        (
+            edited(&|m| m.epochs.truncate(1)),
+            ["manifest logs", "expected 2 logs"],
+        ),
+    ] {
+        for word in words {
+            assert!(text.contains(word), "{word:?} is not in: {text}");
+        }
+    }
+    let mut unnamed = sample().encode();
+    let at = body_of(&unnamed, 1);
+    unnamed[at..at + 4].fill(0);
+    unnamed.drain(at + 4..at + 8);
+    unnamed[at - 4] -= 4;
+    let text = refusal(resealed(unnamed));
+    assert!(text.contains("dataset name: expected a name"), "{text}");
+    let mut bytes = sample().encode();
+    let table = bytes.len() - body_of(&bytes, 7) + 8;
+    let source = bytes.len() - table - 27;
+    bytes[source] = 2;
+    let text = refusal(resealed(bytes));
+    assert!(
+        text.contains("pointer source: expected 0 or 1, found 2"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_manifest_of_another_kind_length_or_version_is_called_that() {
+    let good = sample().encode();
+    let mut bad = good.clone();
+    bad[..4].copy_from_slice(b"SDXX");
+    assert!(refusal(bad).contains("manifest magic: expected SDLM"));
+    for (at, version) in [(4, 9), (56, 1)] {
+        let mut bad = good.clone();
+        bad[at] = version;
+        let error = Manifest::decode(&resealed_header(bad), Path::new("m")).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains("manifest version 1"), "{error}");
+    }
+    let mut bad = good.clone();
+    bad[16] ^= 1;
+    assert!(refusal(resealed_header(bad)).contains("manifest length"));
+    let mut bad = good.clone();
+    bad[24] ^= 1;
+    assert!(refusal(resealed_header(bad)).contains("manifest digest"));
+    let mut bad = good.clone();
+    let len = body_of(&bad, 4) - 4;
+    bad[len] -= 1;
+    assert!(refusal(resealed(bad)).contains("manifest section length"));
+    let epochs = body_of(&good, 7) - 8;
+    let text = refusal(resealed(good[..epochs].to_vec()));
+    assert!(
+        text.contains("manifest sections: expected each of 1 to 7"),
+        "{text}"
+    );
+}
+
 #[test]
 fn an_unknown_section_is_skipped_unless_it_must_be_known() {
     let with = |kind: u32| {
@@ -100,13 +253,7 @@ fn an_unknown_section_is_skipped_unless_it_must_be_known() {
         bytes.extend_from_slice(&kind.to_le_bytes());
         bytes.extend_from_slice(&3u32.to_le_bytes());
         bytes.extend_from_slice(b"new");
-        let len = (bytes.len() - HEADER_LEN) as u64;
-        bytes[16..24].copy_from_slice(&len.to_le_bytes());
-        let digest = *blake3::hash(&bytes[HEADER_LEN..]).as_bytes();
-        bytes[24..56].copy_from_slice(&digest);
-        let crc = crc32fast::hash(&bytes[..60]);
-        bytes[60..64].copy_from_slice(&crc.to_le_bytes());
-        Manifest::decode(&bytes, Path::new("m"))
+        Manifest::decode(&resealed(bytes), Path::new("m"))
     };
     assert_eq!(with(77).unwrap(), sample());
     assert!(matches!(with(77 | MUST), Err(Error::Unsupported { .. })));
