@@ -412,10 +412,12 @@ impl Database {
         self.inner.hub.lock().clone()
     }
 
-    /// The running node, started where there is none.
+    /// The running node, started where there is none. One that listens elsewhere than at `listen` is an
+    /// error; with port 0 any address is as good.
     pub(crate) fn start_hub(&self, listen: &str) -> Result<Arc<Hub>> {
         let mut hub = self.inner.hub.lock();
         if let Some(hub) = &*hub {
+            hub.check_address(listen)?;
             return Ok(Arc::clone(hub));
         }
         let shared = &self.inner.shared;

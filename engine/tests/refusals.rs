@@ -219,6 +219,21 @@ fn names_that_are_none_are_refused_everywhere() {
     says(&text, &["serve", &server.address().to_string()]);
 }
 
+/// Following starts the node at a port that the system chooses. Serving later did not look at the address
+/// it was given: the server stood at that port, and nobody found it where it was to be.
+#[test]
+fn a_node_that_follows_serves_where_it_is_told_or_says_that_it_cannot() {
+    let db = options().open_with(ROOT, SimEnv::new(1).env()).unwrap();
+    let following = db.follow("127.0.0.1:1", "").unwrap();
+    let text = text_of(db.serve("nowhere"), ErrorKind::Caller);
+    says(&text, &["address to listen on", "nowhere"]);
+    let text = text_of(db.serve("127.0.0.1:1"), ErrorKind::Caller);
+    says(&text, &["127.0.0.1:1 is not", "serve before you follow"]);
+    let server = db.serve("127.0.0.1:0").unwrap();
+    assert!(text.contains(&server.address().to_string()), "{text}");
+    drop(following);
+}
+
 #[test]
 fn what_is_closed_stays_closed() {
     let db = options().open_with(ROOT, SimEnv::new(1).env()).unwrap();

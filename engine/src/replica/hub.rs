@@ -50,16 +50,26 @@ fn failed(error: strandline_replication::Error) -> Error {
     Error::Replication(error.to_string())
 }
 
+fn wrong_address(listen: &str, expected: String) -> Error {
+    Error::Argument {
+        what: "address to listen on",
+        expected,
+        found: listen.to_owned(),
+    }
+}
+
+fn parse(listen: &str) -> Result<SocketAddr> {
+    let expected = || "an address and a port, as 127.0.0.1:0".to_owned();
+    listen
+        .parse()
+        .map_err(|_| wrong_address(listen, expected()))
+}
+
 impl Hub {
     pub fn start(env: &Env, listen: &str, hook: Arc<Hook>) -> Result<Hub> {
         let notifier = Arc::new(Notifier::default());
-        let wanted: SocketAddr = listen.parse().map_err(|_| Error::Argument {
-            what: "address to listen on",
-            expected: "an address and a port, as 127.0.0.1:0".to_owned(),
-            found: listen.to_owned(),
-        })?;
         let options = TcpOptions {
-            listen: Some(wanted),
+            listen: Some(parse(listen)?),
             ..TcpOptions::default()
         };
         let transport = TcpTransport::new(options, Arc::clone(&env.clock), Arc::clone(&notifier))
@@ -102,6 +112,19 @@ impl Hub {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Fails where the node was to listen elsewhere.
+    pub fn check_address(&self, listen: &str) -> Result<()> {
+        let wanted = parse(listen)?;
+        if wanted.port() == 0 || wanted == self.address {
+            return Ok(());
+        }
+        let expected = format!(
+            "{}, where it listens; serve before you follow",
+            self.address
+        );
+        Err(wrong_address(listen, expected))
     }
 
     /// Marks the node as one that serves; `false` where it was already.

@@ -162,7 +162,8 @@ impl Database {
     /// connection is not authenticated. Port 0 lets the system choose.
     ///
     /// # Errors
-    /// [`Error::Replication`] for another address than loopback, and where it is taken.
+    /// [`Error::Replication`] for another address than loopback, and where it is taken;
+    /// [`Error::Argument`] where this database serves already, or follows and so listens elsewhere.
     pub fn serve(&self, listen: &str) -> Result<Server> {
         let hub = self.start_hub(listen)?;
         if !hub.claim_serving() {
