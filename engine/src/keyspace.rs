@@ -170,11 +170,9 @@ pub(crate) fn prefix_bounds(keyspace: u32, prefix: &[u8]) -> NameBounds {
 
 /// The end of everything that starts with `prefix`.
 fn after(mut prefix: Vec<u8>) -> Bound<Vec<u8>> {
-    while let Some(last) = prefix.pop() {
-        if last < u8::MAX {
-            prefix.push(last + 1);
-            return Bound::Excluded(prefix);
-        }
-    }
-    Bound::Unbounded
+    let last = prefix.iter().rposition(|byte| *byte < u8::MAX);
+    let last = last.expect("no keyspace has the highest number");
+    prefix.truncate(last + 1);
+    prefix[last] += 1;
+    Bound::Excluded(prefix)
 }

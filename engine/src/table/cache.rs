@@ -54,11 +54,6 @@ impl BlockCache {
         self.chunks.is_empty()
     }
 
-    /// Changes the budget; what is too much is dropped at once.
-    pub fn resize(&self, budget_bytes_max: u64) {
-        self.chunks.set_capacity(budget_bytes_max);
-    }
-
     /// A number that no other opened table has in this cache.
     pub(super) fn join(&self) -> u64 {
         self.next_user.fetch_add(1, Ordering::Relaxed)
@@ -144,5 +139,6 @@ mod tests {
             [7]
         );
         assert_eq!(cache.len(), 0);
+        assert_eq!(format!("{cache:?}"), "BlockCache(0 of 0 bytes)");
     }
 }

@@ -393,6 +393,15 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_without_a_header_or_a_record_has_no_shape() {
+        let damage = Shape::decode(&[0; HEADER_LEN - 1]).unwrap_err();
+        assert_eq!((damage.at, damage.what), (0, "header of a chunk"));
+        assert_eq!(damage.found, "31");
+        let damage = Shape::decode(&[0; HEADER_LEN]).unwrap_err();
+        assert_eq!((damage.at, damage.what), (4, "length of a chunk"));
+    }
+
+    #[test]
     fn crafted_chunks_with_good_checksums_never_panic() {
         let good = chunk(&["a", "b", "c"]);
         for at in 4..good.len() {

@@ -38,7 +38,7 @@ impl Chunks {
     /// Reads the section, which stands at `at`. Its checksum has been compared.
     pub fn decode(bytes: &[u8], at: u64) -> Result<Chunks, Damage> {
         let (words, rest) = bytes.as_chunks::<4>();
-        if !rest.is_empty() || words.len() < 2 || words.len() > u32::MAX as usize {
+        if !rest.is_empty() || words.len() < 2 {
             let expected = "at least 8 bytes, a multiple of 4";
             return Err(Damage::new(
                 at,

@@ -314,6 +314,21 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_cannot_be_is_named() {
+        let mut bytes = section(CHUNKS, 1, 128, 100).encode();
+        RESERVED.put(&mut bytes, &[1; RESERVED.len]);
+        let damage = Directory::decode(&bytes, 256).unwrap_err();
+        assert_eq!(damage.at, 256 + RESERVED.at as u64);
+        assert_eq!(damage.what, "reserved bytes of a section");
+        let damage = Directory::decode(&vec![0; (SECTION_COUNT_MAX + 1) * ENTRY_LEN], 64);
+        assert_eq!(damage.unwrap_err().what, "length of the directory");
+        let one = section(CHUNKS, 1, 128, 100).encode();
+        let damage = Directory::decode(&one, 320).unwrap_err();
+        let text = "byte 320: place of the directory: expected 256, found 320";
+        assert_eq!(damage.to_string(), text);
+    }
+
+    #[test]
     fn gaps_lie_between_the_parts() {
         let sections = vec![section(CHUNKS, 1, 128, 100), section(FENCES, 1, 256, 64)];
         let gaps: Vec<_> = Directory { sections }.gaps(120).collect();

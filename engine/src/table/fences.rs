@@ -416,6 +416,15 @@ mod tests {
     }
 
     #[test]
+    fn a_first_fence_with_a_name_is_refused() {
+        let mut fence = [0; FENCE_LEN];
+        NAME_LEN.put(&mut fence, &1u32.to_le_bytes());
+        let bytes = [&[1, 0, 0, 0, 0, 0, 0, 0][..], &fence, b"x\0\0\0\0\0\0\0"].concat();
+        let damage = decoded(bytes, 1).unwrap_err();
+        assert_eq!(damage.what, "name of the first fence");
+    }
+
+    #[test]
     fn crafted_sections_never_panic() {
         let keys: Vec<_> = (0..7u8).map(|n| (vec![b'k', n, n], 5)).collect();
         let good = built(&keys);

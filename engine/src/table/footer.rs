@@ -181,6 +181,27 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_cannot_be_is_named() {
+        let mut bytes = FOOTER.encode();
+        RESERVED.put(&mut bytes, &[1; RESERVED.len]);
+        let crc = crc32fast::hash(&bytes[..CRC.at]);
+        CRC.put(&mut bytes, &crc.to_le_bytes());
+        let damage = Footer::decode(&bytes, 704, &FOOTER.identity).unwrap_err();
+        assert_eq!(damage.at, 704 + RESERVED.at as u64);
+        assert_eq!(damage.what, "reserved bytes of the footer");
+        for directory_len in [63, 65, u32::MAX] {
+            let other = Footer {
+                directory_len,
+                ..FOOTER
+            };
+            let damage = Footer::decode(&other.encode(), 704, &FOOTER.identity).unwrap_err();
+            assert_eq!(damage.at, 704 + DIRECTORY_AT.at as u64);
+            let text = format!("end of the directory: expected 704, found 640 + {directory_len}");
+            assert!(damage.to_string().contains(&text), "{damage}");
+        }
+    }
+
+    #[test]
     fn a_footer_fits_one_place_and_one_table() {
         let bytes = FOOTER.encode();
         assert!(Footer::decode(&bytes, 712, &FOOTER.identity).is_err());

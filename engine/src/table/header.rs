@@ -156,12 +156,47 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_newer_version_is_called_newer() {
+    /// The refusal of a header with another field, under a good checksum.
+    fn refusal(field: Field, value: &[u8]) -> Damage {
         let mut bytes = encode(&IDENTITY);
-        VERSION.put(&mut bytes, &2u16.to_le_bytes());
+        field.put(&mut bytes, value);
         let crc = crc32fast::hash(&bytes[..CRC.at]);
         CRC.put(&mut bytes, &crc.to_le_bytes());
-        assert!(decode(&bytes).unwrap_err().is_newer);
+        decode(&bytes).unwrap_err()
+    }
+
+    #[test]
+    fn a_newer_version_is_called_newer() {
+        assert!(refusal(VERSION, &2u16.to_le_bytes()).is_newer);
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_is_named() {
+        for (field, value, text) in [
+            (
+                HEADER_LEN_FIELD,
+                &[65, 0][..],
+                "length of the header: expected 64, found 65",
+            ),
+            (
+                RESERVED_4,
+                &[0, 0, 0, 1],
+                "reserved bytes of the header: expected zeros",
+            ),
+            (
+                RESERVED_20,
+                &[1; 20],
+                "reserved bytes of the header: expected zeros",
+            ),
+            (
+                NUMBER,
+                &[0; 8],
+                "number of the table: expected above 0, found 0",
+            ),
+        ] {
+            let damage = refusal(field, value);
+            assert_eq!((damage.at, damage.is_newer), (field.at as u64, false));
+            assert!(damage.to_string().contains(text), "{damage}");
+        }
     }
 }

@@ -228,6 +228,15 @@ mod tests {
     }
 
     #[test]
+    fn a_section_that_is_no_row_of_buckets_is_refused() {
+        for len in [0, BUCKET_LEN - 1, BUCKET_LEN + 1] {
+            let damage = PointIndex::decode(TableBytes::owned(vec![0; len]), 64).unwrap_err();
+            assert_eq!((damage.at, damage.what), (64, "length of the point index"));
+            assert_eq!(damage.found, len.to_string());
+        }
+    }
+
+    #[test]
     fn every_name_is_found_and_few_others() {
         let hash = |n: u32| hash_of(format!("name {n}").as_bytes());
         for count in [0, 1, 7, 8, 9, 100, 10_000] {

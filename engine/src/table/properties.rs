@@ -376,6 +376,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_over_its_limit_is_refused() {
+        for (name_len, is_good) in [(NAME_LEN_MAX, true), (NAME_LEN_MAX + 1, false)] {
+            let mut properties = sample();
+            properties.name_max = vec![b'z'; name_len];
+            let decoded = Properties::decode(&properties.encode(), 64);
+            let refused = decoded.map_err(|damage| (damage.at, damage.what)).err();
+            let names = (64 + HEADER_LEN as u64, "names in the properties");
+            assert_eq!(refused, (!is_good).then_some(names));
+        }
+    }
+
+    #[test]
     fn crafted_sections_never_panic() {
         let good = sample().encode();
         for at in 0..good.len() {

@@ -266,6 +266,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn lengths_over_the_limits_are_named() {
+        for (name_len, value_len, what) in [
+            (NAME_LEN_MAX + 1, 0, "length of a name"),
+            (0, VALUE_LEN_MAX + 1, "length of a value"),
+        ] {
+            let (version, kind, at) = (Hlc(1), EntryKind::Value, 32);
+            let record = Record {
+                version,
+                kind,
+                at,
+                name_len,
+                value_len,
+            };
+            let damage = record.check(&[]).unwrap_err();
+            assert_eq!((damage.at, damage.what), (32, what));
+            assert_eq!(damage.found, (name_len + value_len).to_string());
+        }
+    }
+
     proptest! {
         #[test]
         fn a_record_comes_back_as_it_was(

@@ -1,12 +1,13 @@
 //! Damaged, foreign, cut and crafted tables: the right answer or an error, never another.
 
 use strandline_wal::Error;
+use strandline_wal::io::fault::{Call, Effect, FaultDisk, Rule};
 
 use super::*;
 use crate::table::chunk;
 use crate::table::directory::{self, ALIGN_LEN, Directory, Section};
 use crate::table::footer::{FOOTER_LEN, Footer};
-use crate::table::header::HEADER_LEN;
+use crate::table::header::{self, HEADER_LEN};
 
 /// A table whose every byte is worth a test: small, with several chunks and all kinds of entries.
 fn table_bytes(identity: Identity) -> (Vec<Row>, Vec<u8>) {
@@ -496,4 +497,101 @@ fn rot_after_opening_is_found_by_verify() {
         assert_eq!(table.verify(), []);
     }
     assert!(good.len() > HEADER_LEN + FOOTER_LEN);
+}
+
+/// A length that no directory has is refused before it is read.
+#[test]
+fn a_directory_of_an_absurd_length_is_refused() {
+    let directory_len = ((directory::SECTION_COUNT_MAX + 1) * directory::ENTRY_LEN) as u32;
+    let footer_at = HEADER_LEN as u64 + u64::from(directory_len);
+    let footer = Footer {
+        directory_at: HEADER_LEN as u64,
+        directory_len,
+        directory_crc: 0,
+        file_len: footer_at + FOOTER_LEN as u64,
+        identity: IDENTITY,
+        digest: [0; 32],
+    };
+    let mut bytes = header::encode(&IDENTITY).to_vec();
+    bytes.resize(footer_at as usize, 0);
+    bytes.extend_from_slice(&footer.encode());
+    for disk in disks_with(&bytes) {
+        let error = open(&disk, "t").unwrap_err().to_string();
+        let text = format!("at byte {HEADER_LEN}: length of the directory");
+        assert!(error.contains(&text), "{error}");
+        assert!(error.contains(&directory_len.to_string()), "{error}");
+    }
+}
+
+/// Header and footer may be replaced by intact ones while the table is open.
+#[test]
+fn verify_tells_a_header_and_a_footer_of_something_else() {
+    let (_, good) = table_bytes(IDENTITY);
+    let footer_at = directory_of(&good).end;
+    let footer_bytes = good[footer_at..].first_chunk().unwrap();
+    let footer = Footer::decode(footer_bytes, footer_at as u64, &IDENTITY).unwrap();
+    let other = Identity {
+        number: 8,
+        ..IDENTITY
+    };
+    let digest = [7; 32];
+    for (at, bytes, what) in [
+        (0, header::encode(&other).to_vec(), "identity of the table"),
+        (
+            footer_at,
+            Footer { digest, ..footer }.encode().to_vec(),
+            "footer",
+        ),
+    ] {
+        for disk in disks_with(&good) {
+            let table = open(&disk, "t").unwrap();
+            let file = disk.open(Path::new("t"), Access::Write).unwrap();
+            write_all_at(file.as_ref(), &bytes, at as u64).unwrap();
+            let found: Vec<_> = table.verify().iter().map(|d| (d.at, d.what)).collect();
+            assert_eq!(found, [(at as u64, what)]);
+        }
+    }
+}
+
+/// A place that cannot be read is listed with the disk's answer, and the rest is still checked.
+#[test]
+fn verify_goes_on_behind_a_read_that_fails() {
+    let (_, mut bytes) = table_bytes(IDENTITY);
+    let last = chunk_ranges(&bytes).pop().unwrap().start;
+    bytes[last + 40] ^= 1;
+    let disk = SimDisk::pread(1);
+    put_file(&disk, "t", &bytes);
+    let faults = FaultDisk::new(Arc::new(disk));
+    let table = Table::open(&faults, Path::new("t"), None, &options()).unwrap();
+    let before = faults.count(Call::Read);
+    assert_eq!(table.verify().len(), 1);
+    let read_count = faults.count(Call::Read) - before;
+    let mut places = Vec::new();
+    for at in 0..read_count {
+        let rule = Rule::new(Effect::EIO).on(Call::Read);
+        let rule = faults.add(rule.after(at));
+        let found = table.verify();
+        assert_eq!(faults.fired_count(rule), 1);
+        let failed: Vec<_> = found.iter().filter(|d| d.what == "read").collect();
+        assert_eq!(failed.len(), 1, "{found:?}");
+        assert!(failed[0].found.contains("os error 5"), "{found:?}");
+        let is_last = failed[0].at == last as u64;
+        let is_told = found
+            .iter()
+            .any(|d| d.at == last as u64 && d.what != "read");
+        assert_ne!(is_told, is_last, "{found:?}");
+        places.push(failed[0].at);
+    }
+    assert!(places.is_sorted() && places[0] == 0, "{places:?}");
+}
+
+#[test]
+fn a_table_prints_its_number_and_file_alone() {
+    let (_, good) = table_bytes(IDENTITY);
+    for disk in disks_with(&good) {
+        let table = open(&disk, "t").unwrap();
+        assert_eq!(format!("{table:?}"), "Table(7 at t)");
+        let found = table.get(b"last", Hlc::MAX).unwrap().unwrap();
+        assert_eq!(found.value.source(), ValueSource::Bytes(b""));
+    }
 }
