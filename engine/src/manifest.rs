@@ -44,6 +44,8 @@ const MAGIC: [u8; 4] = *b"SDLM";
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 64;
 const MUST: u32 = 1 << 31;
+/// Far above what any dataset reaches, and far enough below the end of numbers to count on from.
+const NEXT_FILE_MAX: u64 = u64::MAX >> 1;
 
 /// What of a log is in tables.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -356,6 +358,12 @@ impl Manifest {
                 format!("{seen:#b}"),
             );
         }
+        let last_file = manifest.tables().map(|table| table.identity.number).max();
+        let (last_file, next_file) = (last_file.unwrap_or(0), manifest.next_file);
+        if next_file <= last_file || next_file > NEXT_FILE_MAX {
+            let expected = format!("above {last_file}, at most {NEXT_FILE_MAX}");
+            return wrong(64, "next file number", &expected, next_file.to_string());
+        }
         let shard_count = usize::from(manifest.router.shard_count());
         if manifest.logs.len() != shard_count || manifest.epochs.len() != shard_count {
             let found = format!("{} logs", manifest.logs.len());
@@ -574,6 +582,9 @@ impl<'a> In<'a> {
 
     fn keyspaces(&mut self, manifest: &mut Manifest) -> Result<()> {
         manifest.next_keyspace = self.u32()?;
+        if manifest.next_keyspace == 0 {
+            return Err(self.wrong("next keyspace number", "1 or more", "0".to_owned()));
+        }
         for _ in 0..self.count(8)? {
             let number = self.u32()?;
             let name = self.name("keyspace name")?.to_owned();

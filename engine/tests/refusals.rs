@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use strandline::manifest::Manifest;
 use strandline::replica::remote_status;
 use strandline::verify::{recovery_plans, verify};
 use strandline::{
@@ -312,6 +313,55 @@ fn a_checkpoint_replaces_nothing() {
     db.checkpoint("/copy").unwrap();
     let text = text_of(db.checkpoint("/copy"), ErrorKind::Caller);
     says(&text, &["checkpoint directory", "does not exist", "/copy"]);
+}
+
+/// The stored manifest of the primary dataset, changed under good checksums.
+fn craft_manifest(machine: &SimEnv, change: impl Fn(&mut Manifest)) {
+    let path = Path::new("/db/primary/manifest");
+    let mut manifest = Manifest::load(&machine.disk, path).unwrap().unwrap();
+    change(&mut manifest);
+    manifest.store(&machine.disk, path).unwrap();
+}
+
+/// A crafted manifest that says that every keyspace number is used made the next creation panic, and one
+/// that says the same of file numbers the next flush.
+#[test]
+fn a_manifest_with_no_number_left_is_told_and_not_a_panic() {
+    let machine = SimEnv::new(1);
+    let db = options().open_with(ROOT, machine.env()).unwrap();
+    let map = db.keyspace("map").unwrap();
+    map.put("key", "value").unwrap();
+    db.flush().unwrap();
+    db.close().unwrap();
+    craft_manifest(&machine, |manifest| manifest.next_keyspace = u32::MAX);
+    let db = options().open_with(ROOT, machine.env()).unwrap();
+    let map = db.keyspace("map").unwrap();
+    assert_eq!(map.get("key").unwrap().unwrap(), "value");
+    let text = text_of(db.keyspace("new"), ErrorKind::Caller);
+    says(&text, &["keyspace", "new", "4294967294"]);
+    map.put("key", "other").unwrap();
+    db.close().unwrap();
+    type Craft = fn(&mut Manifest);
+    let crafts: [(&str, Craft); 4] = [
+        ("next keyspace number", |m| {
+            m.keyspaces.clear();
+            m.next_keyspace = 0;
+        }),
+        ("next file number", |m| m.next_file = 0),
+        ("next file number", |m| m.next_file = u64::MAX),
+        ("next file number", |m| {
+            m.next_file = m.runs[0][0].identity.number
+        }),
+    ];
+    for (what, craft) in crafts {
+        let crafted = SimEnv {
+            disk: machine.disk.fork(),
+            ..machine.clone()
+        };
+        craft_manifest(&crafted, craft);
+        let text = text_of(options().open_with(ROOT, crafted.env()), ErrorKind::Restore);
+        says(&text, &["/db/primary/manifest", what]);
+    }
 }
 
 /// A database with tables, sealed segments, large values and a tail, closed.

@@ -362,6 +362,14 @@ impl Store {
             self.check()?;
             if self.catalog.number_of(name).is_none() {
                 let number = self.catalog.next();
+                if number == u32::MAX {
+                    // Only a crafted file has used them up.
+                    return Err(Error::Argument {
+                        what: "keyspace",
+                        expected: format!("one of the first {}", u32::MAX - 1),
+                        found: name.to_owned(),
+                    });
+                }
                 let payload = super::catalog::payload(number, name);
                 self.write_locked(&mut commit, ShardId(0), &payload)?;
             }
