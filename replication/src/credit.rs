@@ -126,4 +126,12 @@ mod tests {
         purse.grant(5);
         assert_eq!(purse.left(), 10);
     }
+
+    #[test]
+    #[should_panic(expected = "11 bytes sent on 10 of credit")]
+    fn nobody_spends_more_than_was_granted() {
+        let mut purse = Purse::default();
+        purse.grant(10);
+        purse.spend(11);
+    }
 }

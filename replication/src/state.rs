@@ -152,6 +152,19 @@ mod tests {
         assert_eq!(state.note(S, 1, 2), Ok(3));
     }
 
+    #[test]
+    fn what_is_known_and_what_is_not_there_changes_no_mark() {
+        let state = ReplicationState::new([(S, 10)]);
+        assert_eq!(state.note(S, 3, 10), Ok(10));
+        assert_eq!((state.mark(S), state.mark(ShardId(4))), (10, 0));
+        let gaps = TooManyGaps {
+            shard: S,
+            missing: 11,
+        };
+        let text = gaps.to_string();
+        assert_eq!(text, "shard 3 misses 11 and 1024 ranges wait behind it");
+    }
+
     proptest! {
         #[test]
         fn the_mark_is_the_end_of_the_contiguous_prefix(

@@ -47,9 +47,7 @@ pub trait LogSource: Send + Sync {
 
     /// Whether it has everything that its leader had when it came. Until then it promises nothing to a
     /// candidate: it may be a wiped node, whose promise would stand for records that it lost.
-    fn votes(&self) -> bool {
-        true
-    }
+    fn votes(&self) -> bool;
 
     /// Makes a promise durable before it returns. Rises only; the caller checks.
     ///

@@ -228,15 +228,22 @@ impl TestStore {
 
     /// Writes one record; returns its sequence. `None` once it is fenced.
     pub fn write(&self, shard: ShardId, body: &[u8]) -> Option<u64> {
+        self.write_batch(shard, &[body])
+    }
+
+    /// Writes a record with each of these bodies as one batch; returns the sequence of the first.
+    pub fn write_batch(&self, shard: ShardId, bodies: &[&[u8]]) -> Option<u64> {
         let mut inner = self.inner.lock();
         if inner.fenced.is_some() {
             return None;
         }
         let shard_log = inner.shards.get_mut(&shard).expect("it has the shard");
         let mut payload = Payload::new();
-        payload
-            .push(Kind::Put, shard, &[b"key"], body)
-            .expect("it fits");
+        for body in bodies {
+            payload
+                .push(Kind::Put, shard, &[b"key"], body)
+                .expect("it fits");
+        }
         let seq = append(&mut shard_log.writer, &payload.seal(0)).ok()?;
         drop(inner);
         self.notifier.notify();

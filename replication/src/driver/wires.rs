@@ -179,3 +179,43 @@ impl Wires {
         self.transport.due_ms()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::local::LocalNetwork;
+
+    /// A machine may send on a connection that another machine's refusal ended in the same step.
+    #[test]
+    fn nothing_goes_to_a_connection_that_is_gone_and_nobody_panics() {
+        let network = LocalNetwork::new(1);
+        let (a, _b) = (network.attach("a"), network.attach("b"));
+        let mut wires = Wires::new(Box::new(a));
+        let dataset = DatasetId::default();
+        let conn = wires.connect(0, "b", &dataset, Part::Voter).unwrap();
+        assert!(wires.room(conn) > 0);
+        wires.send(0, conn, &Message::StatusRequest).unwrap();
+        assert_eq!(wires.sent_count, 1);
+        for _ in 0..2 {
+            wires.close(0, conn);
+            wires.send(0, conn, &Message::StatusRequest).unwrap();
+            let head = DataHead::default();
+            wires.send_data(0, conn, &head, b"bytes").unwrap();
+            assert_eq!((wires.room(conn), wires.sent_count), (0, 1));
+        }
+        assert!(wires.poll(9).is_none());
+    }
+
+    #[test]
+    fn a_failure_to_send_ends_the_connection() {
+        let network = LocalNetwork::new(1);
+        let (a, _b) = (network.attach("a"), network.attach("b"));
+        let mut wires = Wires::new(Box::new(a));
+        let dataset = DatasetId::default();
+        let conn = wires.connect(0, "b", &dataset, Part::Voter).unwrap();
+        network.detach("b");
+        let gone = wires.send(0, conn, &Message::StatusRequest).unwrap_err();
+        assert!(matches!(gone, Error::Unreachable { .. }), "{gone}");
+        assert!(wires.conns.is_empty());
+    }
+}

@@ -1,7 +1,8 @@
 //! Tests of where ends lie in logs: at batch ends, within batches, behind the end, and in what is gone.
 
-use strandline_wal::Epoch;
+use strandline_wal::batch::{Kind, Payload};
 use strandline_wal::io::sim::SimEnv;
+use strandline_wal::{Epoch, Hlc};
 
 use super::*;
 use crate::testing::{Setup, TestStore, writer};
@@ -200,4 +201,48 @@ fn a_log_that_was_pruned_answers_by_its_base() {
         ..base
     };
     assert_eq!(super::end(S0, &log, &table, &ahead).unwrap(), ahead);
+}
+
+/// Two leaders that count alike and batch otherwise: no prefix of each other, and nothing to cut.
+#[test]
+fn an_end_within_a_batch_is_divergence() {
+    let store = leader();
+    store.write_batch(S0, &[b"one", b"two"]).unwrap();
+    let end = store.end(S0);
+    assert_eq!(end.position.seq, 6);
+    let inside = Position {
+        seq: 5,
+        ..end.position
+    };
+    let ask = ShardEnd {
+        position: inside,
+        ..end
+    };
+    let asked = verdict(store.as_ref(), None, &ask).unwrap_err();
+    let told = fall_back(store.as_ref(), S0, inside, end.leader).unwrap_err();
+    for error in [asked, told] {
+        let Error::Diverged { at, ours, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!((at, ours), (inside, 0));
+    }
+}
+
+#[test]
+fn a_header_travels_with_its_first_batch() {
+    let env = SimEnv::new(1);
+    let mut writer = writer(&env, &[1], 1);
+    writer.start_epoch(Epoch(2)).unwrap();
+    let mut payload = Payload::new();
+    payload.push(Kind::Put, S0, &[b"key"], b"late").unwrap();
+    let payload = payload.seal(0);
+    let timestamp = Hlc(writer.tail().timestamp.0 + 1);
+    let reserved = writer.reserve(&payload, timestamp, 0).unwrap();
+    let log = Arc::clone(writer.log());
+    assert!(matches!(next(&log, 4, 0, 9_000).unwrap(), Next::AtTail));
+    reserved.fill(&payload).publish();
+    let Next::Bytes(bytes) = next(&log, 4, 0, 9_000).unwrap() else {
+        panic!("it is published")
+    };
+    assert_eq!(bytes.len() as u64, log.segment(4).unwrap().data_len());
 }

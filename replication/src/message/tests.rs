@@ -410,7 +410,8 @@ fn reserved_bytes_of_a_frame_are_zero() {
 #[test]
 fn kinds_and_lengths_that_nobody_sends_are_refused_by_name() {
     // What stands at an offset of the payload of that message, and what is said of it.
-    let cases: [(&str, usize, u8, &str); 5] = [
+    let cases: [(&str, usize, u8, &str); 6] = [
+        ("Welcome", 2, 16, "wanted acks"),
         ("Hello", 8, 9, "purpose"),
         ("Hello", 9, 0, "name length"),
         ("Hello", 9, 65, "text length"),
