@@ -190,7 +190,7 @@ impl Place {
                 self.at = at;
                 self.tail.next_seq = first_seq;
                 self.tail.chain = header.prev_crc;
-                self.tail.timestamp = Hlc(header.timestamp.0 - 1);
+                self.tail.timestamp = Hlc(header.timestamp.0.saturating_sub(1));
             }
         }
     }

@@ -631,7 +631,7 @@ impl Writer {
             (
                 "timestamp",
                 header.timestamp > self.tail.timestamp,
-                self.tail.timestamp.0 + 1,
+                self.tail.timestamp.0.saturating_add(1),
                 header.timestamp.0,
             ),
             (

@@ -232,3 +232,38 @@ fn a_batch_that_reaches_beyond_the_data_is_damage() {
     );
     assert!(text.contains(&expected), "{text}");
 }
+
+/// A forged batch of no time, where the index leads, made its reader panic over what came before it.
+#[test]
+fn an_indexed_batch_of_no_time_is_damage() {
+    let env = SimEnv::new(1);
+    drop(long_segment(&env));
+    let machine = env.env();
+    let flushed = Known {
+        flushed_seq: 60,
+        ..known()
+    };
+    let found = plan(machine.disk.as_ref(), Path::new(DIR), &flushed).unwrap();
+    let (path, (seq, at)) = {
+        let segment = &found.segments[0];
+        (
+            segment.path.clone(),
+            segment.footer.as_ref().unwrap().index[1],
+        )
+    };
+    let file = machine.disk.open(&path, crate::io::Access::Write).unwrap();
+    let mut bytes = [0; HEADER_LEN];
+    crate::io::read_exact_at(file.as_ref(), &mut bytes, at).unwrap();
+    let (mut header, _) = BatchHeader::decode(&bytes).unwrap();
+    header.timestamp = Hlc(0);
+    crate::io::write_all_at(file.as_ref(), &header.encode().0, at).unwrap();
+    let pool = Arc::new(Pool::new(machine.clone(), || false));
+    let opened = crate::open::open(&machine, &found, Role::Leader, pool, OPTIONS, LINEAGE);
+    let Err(error) = Reader::new(Arc::clone(opened.unwrap().log()), seq).next() else {
+        panic!("it has no time")
+    };
+    let expected = format!("is damaged at byte {at}: batch: expected record {seq}");
+    let text = error.to_string();
+    assert!(text.contains(&expected), "{text}");
+    assert!(text.contains("header field timestamp is 0"), "{text}");
+}

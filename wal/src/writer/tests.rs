@@ -274,6 +274,21 @@ fn a_shipped_batch_of_another_place_or_time_is_refused() {
     refused("length", full);
 }
 
+/// A leader that shipped the last time there is made its follower panic at the next batch, over what it
+/// was to expect.
+#[test]
+fn nothing_comes_behind_the_last_time_there_is() {
+    let shipped = ship(
+        |_| {},
+        |seq, batch| {
+            if seq == 5 {
+                batch.timestamp = Hlc::MAX
+            }
+        },
+    );
+    refused("timestamp", shipped);
+}
+
 /// Frames end anywhere: what is no whole batch is left for the next one, and what is damaged is named.
 #[test]
 fn half_a_shipped_batch_waits_and_a_damaged_one_is_named() {
