@@ -262,6 +262,16 @@ mod tests {
     }
 
     #[test]
+    fn a_time_has_its_milliseconds_and_never_goes_back() {
+        let time = Hlc::from_millis(7);
+        assert_eq!(
+            (time.millis(), time.after(7), time.after(6)),
+            (7, Hlc(time.0 + 1), Hlc(time.0 + 1))
+        );
+        assert_eq!(time.after(8), Hlc::from_millis(8));
+    }
+
+    #[test]
     fn an_empty_dataset_name_is_primary() {
         assert_eq!(DatasetId::new("").unwrap().as_str(), "primary");
         assert_eq!(
