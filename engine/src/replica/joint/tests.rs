@@ -112,12 +112,13 @@ impl Stores {
     }
 
     fn joint(&self) -> Joint {
-        let dataset = self.follower.dataset("").unwrap();
-        Joint::new(
-            Arc::clone(dataset.inner()),
-            "b".to_owned(),
-            Box::new(|_| {}),
-        )
+        Stores::joint_of(&self.follower)
+    }
+
+    fn joint_of(db: &crate::Database) -> Joint {
+        let dataset = db.dataset("").unwrap();
+        let inner = Arc::clone(dataset.inner());
+        Joint::new(inner, "b".to_owned(), Box::new(|_| {}))
     }
 
     /// Ships everything that a shard has and the follower lacks: written there, and not synced.
@@ -279,4 +280,196 @@ fn a_tail_that_was_saved_is_durable() {
         let files = stores.machine.crash(1, damage).disk.files();
         assert!(files.get(&path) == Some(&saved), "{damage:?}");
     }
+}
+
+#[test]
+fn a_leader_takes_nothing_that_is_for_followers() {
+    let stores = Stores::new();
+    let joint = Stores::joint_of(&stores.leader);
+    let store = joint.store();
+    for refused in [
+        joint.append(ShardId(0), 1, 0, &[]).err(),
+        joint.seal(ShardId(0), 1, &[]).err(),
+        store.sync_shipped().map_err(refused).err(),
+    ] {
+        let text = refused.unwrap().to_string();
+        let why = "it does not follow; shipped bytes are for followers";
+        assert!(text.contains(why) && text.contains("primary"), "{text}");
+    }
+}
+
+#[test]
+fn bytes_and_footers_that_do_not_continue_a_log_are_refused_and_change_nothing() {
+    let stores = Stores::new();
+    stores.put(10);
+    stores.ship(ShardId(0));
+    let joint = stores.joint();
+    let before = joint.end(ShardId(0));
+    let refused = joint.append(ShardId(0), 99, 0, &[7; 500]).unwrap_err();
+    assert!(matches!(refused, ReplicationError::Log(_)), "{refused}");
+    let refused = joint.seal(ShardId(0), 1, &[7; 500]).unwrap_err();
+    assert!(matches!(refused, ReplicationError::Log(_)), "{refused}");
+    assert_eq!(joint.end(ShardId(0)), before);
+}
+
+#[test]
+fn a_commit_of_another_number_of_shards_shows_nothing() {
+    let stores = Stores::new();
+    stores.put(10);
+    stores.ship(ShardId(0));
+    stores.ship(ShardId(1));
+    let store = stores.joint().store();
+    assert!(!store.commit_shipped(strandline_wal::Hlc::MAX, &[1]));
+    assert_eq!(stores.shown(), 0);
+    stores.commit();
+    assert_eq!(stores.shown(), 10);
+    // The same again moves nothing.
+    let before = store.watermarks().committed();
+    stores.commit();
+    assert_eq!(store.watermarks().committed(), before);
+}
+
+/// A follower whose leader commits nothing can flush nothing: it takes a bounded part of the log and, where
+/// that is what the commit waits for, one memtable more.
+#[test]
+fn a_follower_has_room_for_so_many_memtables_and_one_that_a_commit_waits_for() {
+    let mut stores = Stores::new();
+    let small = || Options {
+        memtable_len_max: 64 << 10,
+        segment_len_max: 4 << 20,
+        segment_len_start: 4 << 20,
+        ..Stores::options()
+    };
+    stores.leader = small().open_with("/db", SimEnv::new(1).env()).unwrap();
+    stores.machine = SimEnv::new(2);
+    stores.follower = small().open_with("/db", stores.machine.env()).unwrap();
+    stores.follower.follower("").unwrap();
+    let lineage = stores.leader.dataset("").unwrap().lineage();
+    let joint = stores.joint();
+    joint.adopt(Lineage(lineage)).unwrap();
+    assert_eq!(joint.room(), 3 * (64 << 10));
+    let sealed = || joint.store().view().sealed.len();
+    for n in 0..3 {
+        // More than a memtable takes of each shard.
+        stores.put(2_000);
+        stores.ship(ShardId(0));
+        assert_eq!(sealed(), n);
+    }
+    assert_eq!(joint.room(), 64 << 10);
+    stores.put(2_000);
+    stores.ship(ShardId(0));
+    assert!(joint.store().flush_waits_for_commit());
+    assert_eq!(joint.room(), 0);
+    let mark = stores.leader.dataset("").unwrap().inner().store();
+    let mark = mark.watermarks().committed();
+    let marks = [0u16, 1].map(|shard| CommitMark {
+        shard: ShardId(shard),
+        seq: mark.seqs[usize::from(shard)],
+    });
+    let times = Times {
+        closed: mark.timestamp,
+        committed: mark.timestamp,
+    };
+    joint.commit(&marks, times).unwrap();
+    assert_eq!(
+        joint.room(),
+        64 << 10,
+        "shard 1 is what the commit waits for"
+    );
+    stores.ship(ShardId(1));
+    joint.commit(&marks, times).unwrap();
+    assert!(!joint.store().flush_waits_for_commit());
+    assert_eq!(stores.shown(), 2_000);
+    // What is committed is flushed to take more.
+    let flush_count = || stores.follower.dataset("").unwrap().stats().flush_count;
+    assert_eq!(flush_count(), 0);
+    stores.put(2_000);
+    stores.ship(ShardId(0));
+    assert_eq!(flush_count(), 1);
+}
+
+#[test]
+fn a_follower_notes_now_and_then_how_far_it_is_durable() {
+    let stores = Stores::new();
+    stores.put(20);
+    stores.ship(ShardId(0));
+    let store = stores.joint().store();
+    let marked = || {
+        let region = files::region(store.dir(), strandline_wal::RegionId(0));
+        let marks = strandline_wal::marks::Marks::read(store.env().disk.as_ref(), &region);
+        marks.unwrap()[0].1
+    };
+    let before = marked();
+    store.sync_shipped().unwrap();
+    assert_eq!(marked(), before, "it was written a moment ago");
+    stores.machine.clock.advance_ms(1_000);
+    store.sync_shipped().unwrap();
+    assert_eq!(marked(), store.log(ShardId(0)).synced_seq());
+    assert!(marked() > before);
+}
+
+#[test]
+fn a_leader_tells_where_it_stands_and_stops_once_another_one_leads() {
+    let stores = Stores::new();
+    stores.put(20);
+    let joint = Stores::joint_of(&stores.leader);
+    let store = joint.store();
+    let leadership = joint.leadership();
+    assert_eq!(leadership.epoch, store.epoch());
+    assert_eq!(joint.promised().epoch, store.epoch());
+    assert_eq!(joint.promised().to, NodeId(store.node().node));
+    assert_eq!(joint.shards(), [ShardId(0), ShardId(1)]);
+    for shard in joint.shards() {
+        let (end, base) = (joint.end(shard), joint.base(shard));
+        assert_eq!(
+            end.position,
+            stores.leader.dataset("").unwrap().positions()[usize::from(shard.0)]
+        );
+        assert_eq!((base.position.seq, base.position.epoch), (0, Epoch(0)));
+        assert_eq!(joint.epochs(shard).entries().len(), 1);
+        let marks = joint.marks(shard);
+        assert_eq!(
+            (marks.written, marks.durable),
+            (end.position.seq, end.position.seq)
+        );
+        assert_eq!(marks.committed, end.position.seq);
+    }
+    let times = joint.times();
+    assert_eq!(times.closed, times.committed);
+    joint.fenced(Epoch(9));
+    let map = stores.leader.keyspace("map").unwrap();
+    let error = map.put("key", "value").unwrap_err();
+    assert!(matches!(error, Error::Fenced { found: 9, .. }), "{error}");
+    let error = stores
+        .leader
+        .dataset("")
+        .unwrap()
+        .inner()
+        .acks
+        .wait(&store, Durability::Durable(1));
+    assert!(
+        matches!(error, Err(Error::Fenced { found: 9, .. })),
+        "{error:?}"
+    );
+}
+
+/// A cut that a crash undid has saved the tail already: it is saved again in its place.
+#[test]
+fn a_tail_is_saved_again_over_what_is_left_of_it() {
+    let stores = Stores::new();
+    stores.put(20);
+    stores.ship(ShardId(0));
+    let store = stores.joint().store();
+    let seq = store.log(ShardId(0)).last_seq();
+    save_tail(&store, ShardId(0), seq).unwrap();
+    save_tail(&store, ShardId(0), 5).unwrap();
+    let saved = || -> Vec<Vec<u8>> {
+        let files = stores.machine.disk.files().into_iter();
+        let tails = files.filter(|(path, _)| path.to_string_lossy().contains("divergent"));
+        tails.map(|(_, bytes)| bytes).collect()
+    };
+    let first = saved();
+    assert_eq!(first.len(), 1, "nothing stands behind the last record");
+    save_tail(&store, ShardId(0), 5).unwrap();
+    assert!(saved() == first);
 }
