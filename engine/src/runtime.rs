@@ -151,3 +151,85 @@ pub(crate) fn flush_step(store: &Store) -> Result<bool> {
 pub(crate) fn compact_step(store: &Store) -> Result<bool> {
     store.compact_step()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::path::Path;
+
+    use strandline_wal::{Error as LogError, IoContext};
+
+    use super::*;
+    use crate::options::{Background, Options};
+    use strandline_wal::io::sim::SimEnv;
+
+    fn store() -> (crate::Database, Arc<Store>) {
+        let options = Options {
+            background: Background::Manual,
+            ..Options::default()
+        };
+        let db = options.open_with("/db", SimEnv::new(1).env()).unwrap();
+        let store = db.dataset("").unwrap().inner().store();
+        (db, store)
+    }
+
+    fn failed(kind: std::io::ErrorKind) -> Error {
+        let failed: std::io::Result<()> = Err(kind.into());
+        failed
+            .during("write", Path::new("/db/x"))
+            .unwrap_err()
+            .into()
+    }
+
+    #[test]
+    fn a_panic_of_background_work_stops_the_dataset_and_says_so() {
+        type Work = fn(&Store) -> Result<bool>;
+        let works: [(Work, &str); 3] = [
+            (|_| panic!("a bug"), "a bug"),
+            (
+                |store| panic!("a bug of {}", store.id()),
+                "a bug of primary",
+            ),
+            (|_| std::panic::panic_any(7), "a panic without a message"),
+        ];
+        for (work, said) in works {
+            let (db, store) = store();
+            step(&store, work, &Signal::default());
+            let error = store.check().unwrap_err();
+            assert!(matches!(error, Error::Stopped { .. }), "{error}");
+            assert!(error.to_string().contains(said), "{error}");
+            // Nothing more is done for it, nor written to it.
+            step(&store, |_| panic!("it was called"), &Signal::default());
+            let refused = db.keyspace("map").unwrap_err();
+            assert_eq!(refused.to_string(), error.to_string());
+        }
+    }
+
+    #[test]
+    fn a_full_disk_and_damage_leave_a_dataset_open_and_other_failures_do_not() {
+        let corrupt = LogError::corrupt(Path::new("/db/x"), 0, "table", "a", "b");
+        for (error, goes_on) in [
+            (failed(std::io::ErrorKind::StorageFull), true),
+            (corrupt.into(), true),
+            (failed(std::io::ErrorKind::PermissionDenied), false),
+        ] {
+            let (_db, store) = store();
+            store.note_background_failure(error.clone());
+            assert_eq!(store.check().is_ok(), goes_on, "{error}");
+            // The first failure is the one that is told.
+            store.note_background_failure(failed(std::io::ErrorKind::TimedOut));
+            let told = store.check().unwrap_err().to_string();
+            assert_eq!(told.contains("timed out"), goes_on, "{told}");
+        }
+    }
+
+    #[test]
+    fn work_ends_where_there_is_none_and_where_it_is_stopped() {
+        let (_db, store) = store();
+        let signal = Signal::default();
+        step(&store, |_| Ok(false), &signal);
+        signal.stop();
+        step(&store, |_| panic!("it was called"), &signal);
+        store.check().unwrap();
+    }
+}

@@ -69,3 +69,36 @@ fn control(record: &Record<'_>, catalog: &Catalog) -> Result<(), Damage> {
         ),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use strandline_wal::batch::Payload;
+
+    /// A batch whose checksum holds may still say what no writer of this version says.
+    #[test]
+    fn control_records_that_mean_nothing_are_refused() {
+        let place = PayloadPlace {
+            shard: ShardId(0),
+            segment: 1,
+            at: 64,
+        };
+        for (head, body, what) in [
+            (&[128][..], &[0, 0, 0, 0, b'x'][..], "keyspace record"),
+            (&[129], b"", "control code"),
+            (&[], b"", "control code"),
+            (&[1, 1], b"", "control code"),
+        ] {
+            let mut payload = Payload::new();
+            payload
+                .push(Kind::Control, ShardId(0), &[head], body)
+                .unwrap();
+            let payload = payload.seal(0);
+            let (memtable, catalog) = (Memtable::new(), Catalog::default());
+            let damage = apply(payload.records(), Hlc(1), place, &memtable, &catalog).unwrap_err();
+            assert!(damage.to_string().contains(what), "{head:?}: {damage}");
+            assert_eq!(catalog.list(), []);
+        }
+    }
+}

@@ -90,3 +90,39 @@ pub(crate) fn decode(body: &[u8]) -> Option<(u32, &str)> {
         .and_then(|()| std::str::from_utf8(name).ok())
         .map(|name| (number, name))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_the_keyspace_that_it_creates() {
+        let payload = payload(7, "users");
+        let record = payload.records().next().unwrap().unwrap();
+        assert_eq!(keyspace_created(&record), Some((7, "users")));
+        let mut other = Payload::new();
+        other.push(Kind::Put, ShardId(0), &[&[KEYSPACE_CREATED]], record.body);
+        other.push(Kind::Control, ShardId(0), &[&[1]], record.body);
+        let other = other.seal(0);
+        assert!(
+            other
+                .records()
+                .all(|r| keyspace_created(&r.unwrap()).is_none())
+        );
+    }
+
+    #[test]
+    fn numbers_that_no_keyspace_has_are_refused() {
+        let body = |number: u32, name: &[u8]| [&number.to_le_bytes()[..], name].concat();
+        assert_eq!(decode(&body(1, b"")), Some((1, "")));
+        for bad in [
+            body(0, b"x"),
+            body(u32::MAX, b"x"),
+            body(1, &[0xff]),
+            vec![1, 0, 0],
+        ] {
+            assert_eq!(decode(&bad), None, "{bad:?}");
+        }
+    }
+}

@@ -371,12 +371,7 @@ impl Opening<'_> {
         disk.remove_dir_all(&staging).during("remove", &staging)?;
         let region = files::region(self.dir, manifest.region);
         self.shared.pool.forget(&region);
-        let entries = match disk.list(&region) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e).during("list", &region).map_err(Error::from),
-        };
-        for entry in entries {
+        for entry in disk.list(&region).during("list", &region)? {
             if strandline_wal::pool::is_spare_name(&entry.name) {
                 let path = region.join(&entry.name);
                 disk.remove(&path).during("remove", &path)?;

@@ -166,6 +166,29 @@ mod tests {
     }
 
     #[test]
+    fn no_mark_goes_back() {
+        let (low, high) = (
+            Mark::zero(1),
+            Mark {
+                timestamp: Hlc(7),
+                ordinal: 3,
+                seqs: vec![4],
+            },
+        );
+        let marks = Watermarks::new(low.clone());
+        marks.publish_to(&high);
+        marks.commit_published();
+        marks.sync_to(&high);
+        marks.publish_to(&low);
+        marks.commit_published();
+        marks.sync_to(&low);
+        for mark in [marks.published(), marks.durable(), marks.committed()] {
+            assert_eq!(mark, high);
+        }
+        assert_eq!(marks.published_timestamp(), Hlc(7));
+    }
+
+    #[test]
     #[should_panic(expected = "only what is published is committed")]
     fn nothing_unpublished_is_committed() {
         let mark = Mark {

@@ -124,3 +124,105 @@ fn a_segment_that_a_bundle_cannot_name_is_refused() {
     let error = listed().unwrap_err().to_string();
     assert!(error.contains(&(1u64 << 48).to_string()), "{error}");
 }
+
+fn follower() -> (crate::Database, Sink) {
+    let options = Options {
+        background: Background::Manual,
+        ..Options::default()
+    };
+    let db = options.open_with("/db", SimEnv::new(1).env()).unwrap();
+    let sink = Sink::new(Arc::clone(db.follower("").unwrap().inner()));
+    (db, sink)
+}
+
+fn plan_of(files: &[(u8, u64, &[u8])]) -> BundlePlan {
+    let file = |(kind, number, bytes): &(u8, u64, &[u8])| BundleFile {
+        kind: *kind,
+        number: *number,
+        len: bytes.len() as u64,
+        digest: *blake3::hash(bytes).as_bytes(),
+    };
+    BundlePlan {
+        id: BundleId([1; 16]),
+        ends: Vec::new(),
+        files: files.iter().map(file).collect(),
+    }
+}
+
+/// A peer decides what comes: only the next bytes of the plan are taken, and no name of its own.
+#[test]
+fn bytes_that_are_not_the_next_of_the_plan_are_refused() {
+    let (_db, mut sink) = follower();
+    let refused = |done: Result<(), ReplicationError>, what: &str| {
+        let text = done.unwrap_err().to_string();
+        assert!(text.contains(what), "{what:?} is not in: {text}");
+    };
+    assert!(sink.staged().is_none());
+    refused(sink.write(0, 0, b"x"), "before its plan");
+    for plan in [
+        plan_of(&[]),
+        plan_of(&[(KIND_TABLE, 1, b"t")]),
+        plan_of(&[(KIND_MANIFEST, 1 << 16, b"m")]),
+    ] {
+        refused(sink.begin(&plan).map(|_| ()), "without a manifest");
+    }
+    let plan = plan_of(&[
+        (KIND_TABLE, 1, b"a table"),
+        (KIND_MARKS, 0, b"marks"),
+        (9, 0, b"of another kind"),
+        (KIND_MANIFEST, 0, b"a manifest"),
+    ]);
+    sink.begin(&plan).unwrap();
+    refused(sink.write(4, 0, b"x"), "not in the plan");
+    refused(sink.write(1, 0, b"marks"), "another place");
+    refused(sink.write(0, 1, b" table"), "another place");
+    refused(sink.write(0, 0, b"a table and more"), "another place");
+    sink.write(0, 0, b"a ").unwrap();
+    // The same plan goes on where it was; another one begins anew.
+    let place = sink.begin(&plan).unwrap();
+    assert_eq!((place.file, place.at), (0, 2));
+    sink.write(0, 2, b"table").unwrap();
+    sink.write(1, 0, b"marks").unwrap();
+    refused(sink.write(2, 0, b"of another kind"), "not ours");
+    refused(sink.install().map(|_| ()), "not complete");
+    refused(sink.install().map(|_| ()), "not complete");
+    let place = sink.begin(&plan).unwrap();
+    assert_eq!((place.file, place.at), (0, 0));
+}
+
+#[test]
+fn a_bundle_of_another_dataset_is_not_installed() {
+    let (db, mut sink) = follower();
+    let mut manifest = db.dataset("").unwrap().inner().store().manifest();
+    manifest.dataset = DatasetId::new("other").unwrap();
+    let bytes = manifest.encode();
+    sink.begin(&plan_of(&[(KIND_MANIFEST, 0, &bytes)])).unwrap();
+    sink.write(0, 0, &bytes).unwrap();
+    let text = sink.install().unwrap_err().to_string();
+    assert!(text.contains("of another dataset"), "{text}");
+    db.dataset("").unwrap().health().unwrap();
+}
+
+#[test]
+fn a_follower_that_comes_back_gets_the_bundle_that_it_began() {
+    let options = Options {
+        background: Background::Manual,
+        ..Options::default()
+    };
+    let db = options.open_with("/db", SimEnv::new(1).env()).unwrap();
+    let map = db.keyspace("map").unwrap();
+    map.put("key", "value").unwrap();
+    let bundles = Bundles::new(Arc::clone(db.dataset("").unwrap().inner()));
+    let first = bundles.open(None).unwrap().plan().clone();
+    map.put("key", "later").unwrap();
+    let mut again = bundles.open(Some(first.id)).unwrap();
+    assert_eq!(*again.plan(), first);
+    for (n, file) in first.files.iter().enumerate() {
+        let bytes = again.read(n as u32, 0, usize::MAX).unwrap();
+        assert_eq!(*blake3::hash(&bytes).as_bytes(), file.digest);
+        assert_eq!(again.read(n as u32, 3, 5).unwrap(), bytes[3..8]);
+    }
+    for other in [None, Some(BundleId([9; 16]))] {
+        assert_ne!(bundles.open(other).unwrap().plan().id, first.id);
+    }
+}

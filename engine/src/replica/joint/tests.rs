@@ -473,3 +473,77 @@ fn a_tail_is_saved_again_over_what_is_left_of_it() {
     save_tail(&store, ShardId(0), 5).unwrap();
     assert!(saved() == first);
 }
+
+/// A node over nothing, with a database of its own.
+fn lonely() -> (crate::Database, Node) {
+    let db = open(&SimEnv::new(1));
+    let transport = Box::new(LocalNetwork::new(1).attach("a"));
+    (db, Node::new("a", transport, Arc::new(Notifier::default())))
+}
+
+#[test]
+fn who_follows_does_not_lead_and_who_never_met_its_leader_has_nothing_to_lead_with() {
+    let (db, mut node) = lonely();
+    let dataset = db.follower("").unwrap();
+    let refused = node.lead(Now::default(), &dataset).unwrap_err();
+    assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
+    assert!(
+        refused.to_string().contains("promote it to lead"),
+        "{refused}"
+    );
+    let mut how = crate::replica::Promote::default();
+    for force in [false, true] {
+        how.force = force;
+        let refused = node.campaign(Now::default(), &dataset, &how).unwrap_err();
+        assert!(
+            refused.to_string().contains("never met its leader"),
+            "{refused}"
+        );
+    }
+    let led = db.dataset("led").unwrap();
+    led.inner()
+        .reopen(Reopen::role(Role::Follower), || Ok(()))
+        .unwrap();
+    let store = led.inner().store();
+    store.epoch_file().lock().join(true).unwrap();
+    how.force = false;
+    let refused = node.campaign(Now::default(), &led, &how).unwrap_err();
+    assert!(refused.to_string().contains("let it catch up"), "{refused}");
+    how.force = true;
+    node.campaign(Now::default(), &led, &how).unwrap();
+    assert_eq!(led.role(), crate::Role::Leader);
+    let crate::replica::Campaign::Won(promotion) = node.campaign_of(&led) else {
+        panic!("it asked nobody");
+    };
+    assert_eq!(promotion.epoch, led.stats().epoch);
+    assert!(
+        promotion
+            .may_be_lost
+            .unwrap()
+            .contains("none of them was asked")
+    );
+}
+
+#[test]
+fn a_dataset_that_a_failed_reopen_left_closed_follows_again() {
+    let (db, mut node) = lonely();
+    let dataset = db.follower("").unwrap();
+    dataset.inner().close().unwrap();
+    assert!(dataset.health().is_err());
+    node.follow(Now::default(), &dataset, &["b".to_owned()])
+        .unwrap();
+    dataset.health().unwrap();
+    let status = node.follow_status(&dataset);
+    assert_eq!((status.leader.as_str(), status.connected), ("b", false));
+    // Work behind its back, and it goes on following; one that does not follow is only opened again.
+    assert_eq!(node.closed(Now::default(), &dataset, || 7).unwrap(), 7);
+    assert_eq!(node.follow_status(&dataset).leader, "b");
+    let other = db.follower("other").unwrap();
+    assert_eq!(node.closed(Now::default(), &other, || 8).unwrap(), 8);
+    assert_eq!(node.follow_status(&other).leader, "");
+    node.retire(Now::default(), &dataset);
+    assert!(matches!(
+        node.campaign_of(&dataset),
+        crate::replica::Campaign::Open
+    ));
+}

@@ -85,3 +85,45 @@ fn no_epoch_is_opened_above_the_last_one() {
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
     assert_eq!(file.epochs().opened, Epoch(u32::MAX), "nothing changed");
 }
+
+#[test]
+fn an_epoch_that_a_log_has_gone_beyond_is_not_opened_for_an_election() {
+    let disk = SimDisk::new(1);
+    let opened = open(&disk).open_next(Epoch(9), Some(Epoch(9))).unwrap();
+    assert_eq!(opened, Epoch(10));
+}
+
+#[test]
+fn the_newest_epochs_that_were_led_are_remembered() {
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    for seen in 0..LED_COUNT_MAX as u32 + 5 {
+        file.open_next(Epoch(seen), None).unwrap();
+    }
+    let led = open(&disk).epochs().led.clone();
+    assert_eq!((led.len(), led[0]), (LED_COUNT_MAX, Epoch(6)));
+    assert_eq!(led.last(), Some(&Epoch(105)));
+}
+
+#[test]
+fn a_file_whose_parts_do_not_fit_is_damaged_and_not_begun_again() {
+    let path = Path::new("/epoch");
+    for payload in [
+        &[0; 31][..],
+        &[0; 36],
+        &[[0; 30].as_slice(), &[2, 0], &[0; 4]].concat(),
+    ] {
+        let disk = SimDisk::new(1);
+        let (mut slots, _) = SlotFile::open(&disk, path, MAGIC, SLOT_LEN).unwrap();
+        slots.write(payload, true).unwrap();
+        drop(slots);
+        for error in [EpochFile::open(&disk, path), EpochFile::read(&disk, path)] {
+            let text = error.err().unwrap().to_string();
+            assert!(text.contains("/epoch is damaged"), "{text}");
+            assert!(
+                text.contains(&format!("found {} bytes", payload.len())),
+                "{text}"
+            );
+        }
+    }
+}
