@@ -158,8 +158,6 @@ fn a_follower_becomes_byte_identical_and_takes_over() {
     }
 }
 
-/// What is behind by more than its memtables hold must show, and so flush, what it has on the way: it
-/// used to wait for the whole of the leader's newest cut, and to take nothing more meanwhile.
 /// A follower cannot refuse what a leader wrote: on a full disk it takes the room that is kept aside.
 #[test]
 fn a_follower_with_a_full_disk_takes_what_its_reserve_holds() {
@@ -191,6 +189,29 @@ fn a_follower_with_a_full_disk_takes_what_its_reserve_holds() {
     assert!(b.env.disk.used_len() <= full);
 }
 
+#[test]
+fn a_follower_lets_as_many_memtables_wait_as_it_may() {
+    let mut cluster = Cluster::new(1);
+    let mut a = cluster.machine("a", SimEnv::new(1));
+    let mut b = cluster.machine("b", SimEnv::new(2));
+    let now = cluster.now();
+    a.node.lead(now, &primary(&a)).unwrap();
+    let follower = b.db.follower("").unwrap();
+    b.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+    let map = a.db.keyspace("map").unwrap();
+    let mut most = 0;
+    for n in 0..2_000u32 {
+        map.put(n.to_be_bytes(), [7; 200]).unwrap();
+        if n % 50 == 0 {
+            cluster.run(&mut [&mut a, &mut b], 5);
+            most = most.max(follower.stats().sealed_memtable_count);
+        }
+    }
+    assert_eq!(most, cluster.options().memtable_count_max + 1);
+}
+
+/// What is behind by more than its memtables hold must show, and so flush, what it has on the way: it
+/// used to wait for the whole of the leader's newest cut, and to take nothing more meanwhile.
 #[test]
 fn a_follower_that_is_behind_by_more_than_its_memtables_catches_up_from_the_log() {
     for shards in [1, 3] {

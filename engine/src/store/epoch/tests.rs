@@ -127,3 +127,21 @@ fn a_file_whose_parts_do_not_fit_is_damaged_and_not_begun_again() {
         }
     }
 }
+
+#[test]
+fn who_is_followed_and_joined_survives_a_reopen() {
+    let disk = SimDisk::new(1);
+    let roles = || {
+        let file = open(&disk);
+        (file.epochs().follows, file.epochs().joins)
+    };
+    assert_eq!(roles(), (false, false));
+    open(&disk).follow().unwrap();
+    assert_eq!(roles(), (true, false));
+    open(&disk).join(true).unwrap();
+    assert_eq!(roles(), (true, true));
+    open(&disk).join(false).unwrap();
+    assert_eq!(roles(), (true, false));
+    open(&disk).open_next(Epoch(0), None).unwrap();
+    assert_eq!(roles(), (false, false));
+}
