@@ -563,12 +563,12 @@ impl Payload {
             return None;
         }
         self.bytes.reserve(end + ALIGN);
-        self.bytes.extend_from_slice(&[kind as u8, 0]);
-        self.bytes.extend_from_slice(&shard.0.to_le_bytes());
-        self.bytes
-            .extend_from_slice(&(head_len as u32).to_le_bytes());
-        self.bytes
-            .extend_from_slice(&(body.len() as u32).to_le_bytes());
+        let mut header = [0; RECORD_HEADER_LEN];
+        header[0] = kind as u8;
+        header[2..4].copy_from_slice(&shard.0.to_le_bytes());
+        header[4..8].copy_from_slice(&(head_len as u32).to_le_bytes());
+        header[8..12].copy_from_slice(&(body.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(&header);
         for part in head {
             self.bytes.extend_from_slice(part);
         }

@@ -456,11 +456,10 @@ impl Log {
     /// The disk's; the log is poisoned by it.
     pub fn write_out(&self) -> Result<()> {
         self.check()?;
-        let unsettled = self.unsettled.lock().clone();
-        for segment in unsettled {
-            segment.write_out().map_err(|error| self.poison(error))?;
-        }
-        Ok(())
+        let unsettled = self.unsettled.lock();
+        let mut each = unsettled.iter();
+        each.try_for_each(|segment| segment.write_out())
+            .map_err(|error| self.poison(error))
     }
 
     /// Makes everything published durable and returns the last sequence it covers.

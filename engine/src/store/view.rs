@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 use strandline_wal::bug::planted;
@@ -60,6 +60,8 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
 pub(crate) struct MemLevel {
     pub index: Arc<Memtable>,
     segments: RwLock<HashMap<(ShardId, u64), Arc<Segment>>>,
+    /// Address of the segment that was pinned last: most batches go where the one before went.
+    last: AtomicUsize,
     /// Bytes of log that it covers.
     log_len: AtomicU64,
 }
@@ -70,6 +72,7 @@ impl MemLevel {
         MemLevel {
             index: Arc::new(Memtable::new()),
             segments: RwLock::default(),
+            last: AtomicUsize::new(0),
             log_len: AtomicU64::new(0),
         }
     }
@@ -77,9 +80,13 @@ impl MemLevel {
     /// Keeps a segment readable as long as this memtable lives.
     pub fn pin(&self, segment: &Arc<Segment>, log_len: usize) {
         self.log_len.fetch_add(log_len as u64, Ordering::Relaxed);
-        let place = (segment.header().log.shard, segment.first_seq());
-        if !self.segments.read().contains_key(&place) {
-            self.segments.write().insert(place, Arc::clone(segment));
+        // The last one is in the map and lives, so no other segment has its address.
+        let address = Arc::as_ptr(segment).addr();
+        if self.last.load(Ordering::Acquire) != address {
+            let place = (segment.header().log.shard, segment.first_seq());
+            let mut segments = self.segments.write();
+            segments.insert(place, Arc::clone(segment));
+            self.last.store(address, Ordering::Release);
         }
     }
 

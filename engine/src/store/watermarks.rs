@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use strandline_wal::Hlc;
 
 /// A consistent cut of a dataset.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Debug, Default, Eq, PartialEq)]
 pub struct Mark {
     /// Version of its newest batch.
     pub timestamp: Hlc,
@@ -17,6 +17,21 @@ pub struct Mark {
     pub ordinal: u16,
     /// Per shard, the last sequence that belongs to it.
     pub seqs: Vec<u64>,
+}
+
+impl Clone for Mark {
+    fn clone(&self) -> Mark {
+        Mark {
+            seqs: self.seqs.clone(),
+            ..*self
+        }
+    }
+
+    /// Keeps the memory that is there: marks move with every batch.
+    fn clone_from(&mut self, other: &Mark) {
+        (self.timestamp, self.ordinal) = (other.timestamp, other.ordinal);
+        self.seqs.clone_from(&other.seqs);
+    }
 }
 
 impl Mark {
@@ -95,7 +110,7 @@ impl Watermarks {
             "only what is published is durable"
         );
         if mark.timestamp > marks.durable.timestamp {
-            marks.durable = mark.clone();
+            marks.durable.clone_from(mark);
         }
     }
 
@@ -107,7 +122,7 @@ impl Watermarks {
             "only what is published is committed"
         );
         if mark.timestamp > marks.committed.timestamp {
-            marks.committed = mark.clone();
+            marks.committed.clone_from(mark);
             self.committed.store(mark.timestamp.0, Ordering::Release);
         }
     }
