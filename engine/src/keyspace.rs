@@ -170,9 +170,22 @@ pub(crate) fn prefix_bounds(keyspace: u32, prefix: &[u8]) -> NameBounds {
 
 /// The end of everything that starts with `prefix`.
 fn after(mut prefix: Vec<u8>) -> Bound<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte < u8::MAX);
-    let last = last.expect("no keyspace has the highest number");
+    let Some(last) = prefix.iter().rposition(|byte| *byte < u8::MAX) else {
+        return Bound::Unbounded;
+    };
     prefix.truncate(last + 1);
     prefix[last] += 1;
     Bound::Excluded(prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one_of_its_length_or_shorter() {
+        assert_eq!(after(vec![1, 2, 3]), Bound::Excluded(vec![1, 2, 4]));
+        assert_eq!(after(vec![1, 2, 255, 255]), Bound::Excluded(vec![1, 3]));
+        assert_eq!(after(vec![255; 5]), Bound::Unbounded);
+    }
 }
