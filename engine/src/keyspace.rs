@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::iter::{Cursor, Iter};
 use crate::options::Durability;
 use crate::store::Value;
-use crate::store::batch::{Changes, name_of};
+use crate::store::batch::{Changes, NAME_ROOM_LEN, name_in, name_of};
 
 /// An ordered map of keys to values, both byte strings. Clones are the same keyspace.
 #[derive(Clone, Debug)]
@@ -47,10 +47,9 @@ impl Keyspace {
     /// The disk's, and damage in the place where the key must be looked for: other keys stay
     /// readable.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.dataset
-            .inner()
-            .store()
-            .get(&name_of(self.number, key.as_ref()))
+        let mut room = [0; NAME_ROOM_LEN];
+        let name = name_in(&mut room, self.number, key.as_ref());
+        self.dataset.inner().store().get(&name)
     }
 
     /// Whether a key has a value.
@@ -70,8 +69,9 @@ impl Keyspace {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Value>>> {
         let now = self.dataset.inner().store().now();
+        let mut room = [0; NAME_ROOM_LEN];
         keys.into_iter()
-            .map(|key| now.get(&name_of(self.number, key.as_ref())))
+            .map(|key| now.get(&name_in(&mut room, self.number, key.as_ref())))
             .collect()
     }
 

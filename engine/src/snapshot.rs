@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::iter::{Cursor, Iter};
 use crate::keyspace::{Keyspace, bounds_of, prefix_bounds};
 use crate::store::Value;
-use crate::store::batch::name_of;
+use crate::store::batch::{NAME_ROOM_LEN, name_in};
 use crate::store::read::Moment;
 
 /// One committed state of a dataset, across its keyspaces and shards.
@@ -40,7 +40,9 @@ impl Snapshot {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.moment.get(&name_of(keyspace.number(), key.as_ref()))
+        let mut room = [0; NAME_ROOM_LEN];
+        let name = name_in(&mut room, keyspace.number(), key.as_ref());
+        self.moment.get(&name)
     }
 
     /// The keys of a range then, with their values.

@@ -1,5 +1,7 @@
 //! Changes on their way into the log: a write batch holds them in the form they are stored in.
 
+use std::borrow::Cow;
+
 use strandline_wal::ShardId;
 use strandline_wal::batch::{Kind, Payload, flags};
 
@@ -17,6 +19,23 @@ pub(crate) fn name_of(keyspace: u32, key: &[u8]) -> Vec<u8> {
     name.extend_from_slice(key);
     name
 }
+
+/// As [`name_of`], in `room` where it fits: a lookup takes no memory.
+pub(crate) fn name_in<'a>(
+    room: &'a mut [u8; NAME_ROOM_LEN],
+    keyspace: u32,
+    key: &[u8],
+) -> Cow<'a, [u8]> {
+    let Some(name) = room.get_mut(..KEYSPACE_LEN + key.len()) else {
+        return Cow::Owned(name_of(keyspace, key));
+    };
+    name[..KEYSPACE_LEN].copy_from_slice(&keyspace.to_be_bytes());
+    name[KEYSPACE_LEN..].copy_from_slice(key);
+    Cow::Borrowed(name)
+}
+
+/// Names of this length are looked up without memory of their own.
+pub(crate) const NAME_ROOM_LEN: usize = 64;
 
 /// Checked changes, encoded, with the shards that they touch.
 #[derive(Clone, Debug, Default)]
@@ -102,4 +121,21 @@ fn limit(what: &'static str, limit: usize, found: usize) -> Result<()> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_same_with_and_without_memory_of_its_own() {
+        for len in [0, 1, NAME_ROOM_LEN - KEYSPACE_LEN, NAME_ROOM_LEN] {
+            let key = vec![7; len];
+            let mut room = [0; NAME_ROOM_LEN];
+            let name = name_in(&mut room, 0x0102_0304, &key);
+            assert_eq!(*name, name_of(0x0102_0304, &key));
+            let fits = KEYSPACE_LEN + len <= NAME_ROOM_LEN;
+            assert_eq!(matches!(name, Cow::Borrowed(_)), fits);
+        }
+    }
 }

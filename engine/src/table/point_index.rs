@@ -182,13 +182,25 @@ impl PointIndex {
     }
 }
 
-/// The slots whose tag is that, as bits.
+/// The slots whose tag is that, as bits. Four tags are compared at once: of each lane of a word that is
+/// all zeros after the exclusive or, and of no other, the highest bit is set in the end.
 fn matching_slots(bucket: &[u8; BUCKET_LEN], tag: u16) -> u32 {
-    let (tags, _) = TAGS.of(bucket).as_chunks::<2>();
-    let bits = tags.iter().enumerate();
-    bits.fold(0, |bits, (slot, other)| {
-        bits | u32::from(u16::from_le_bytes(*other) == tag) << slot
-    })
+    const LOW: u64 = 0x7fff_7fff_7fff_7fff;
+    let spread = u64::from(tag) * 0x0001_0001_0001_0001;
+    let of_word = |word: u64| {
+        let other = word ^ spread;
+        let equal = !(((other & LOW) + LOW) | other | LOW) >> 15;
+        // Gathers bits 0, 16, 32 and 48.
+        ((equal.wrapping_mul(1 << 48 | 1 << 33 | 1 << 18 | 1 << 3)) >> 48) as u32 & 0b1111
+    };
+    let (words, rest) = TAGS.of(bucket).as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let words = words.iter().chain(std::iter::once(&last)).enumerate();
+    let bits = words.fold(0, |bits, (n, word)| {
+        bits | of_word(u64::from_le_bytes(*word)) << (4 * n)
+    });
+    bits & ((1 << SLOT_COUNT) - 1)
 }
 
 #[cfg(test)]
@@ -207,6 +219,32 @@ mod tests {
                 ("reserved", RESERVED),
             ],
         );
+    }
+
+    #[test]
+    fn the_slots_with_a_tag_are_those_that_have_it() {
+        let mut state = 1_u64;
+        for _ in 0..20_000 {
+            // Few values, so that neighbours are equal, one more, and one less.
+            let mut bucket = [0; BUCKET_LEN];
+            for tag in bucket[..TAGS.end()].as_chunks_mut::<2>().0 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                *tag = [0_u16, 1, 0x7fff, 0x8000, 0xffff][(state >> 33) as usize % 5].to_le_bytes();
+            }
+            for tag in [0, 1, 2, 0x7fff, 0x8000, 0x8001, 0xffff_u16] {
+                let tags = bucket[..TAGS.end()].as_chunks::<2>().0.iter();
+                let expected = tags.enumerate().fold(0, |bits, (slot, other)| {
+                    bits | u32::from(*other == tag.to_le_bytes()) << slot
+                });
+                assert_eq!(
+                    matching_slots(&bucket, tag),
+                    expected,
+                    "{tag} in {bucket:?}"
+                );
+            }
+        }
     }
 
     fn places(index: &PointIndex, hash: u64) -> Vec<u32> {
