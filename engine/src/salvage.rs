@@ -31,8 +31,8 @@ use crate::manifest::{Manifest, Slots};
 use crate::options::{Background, Durability, Options};
 use crate::store::batch::KEYSPACE_LEN;
 use crate::table::{
-    BlockCache, Cursor, IntactCursor, OpenOptions, PointerSource, Table, TableCursor, ValuePointer,
-    ValueSource,
+    BlockCache, Cursor, IntactCursor, LostChunk, OpenOptions, PointerSource, Table, TableCursor,
+    ValuePointer, ValueSource,
 };
 use log::{LogScan, ValuePlace, segments_in};
 
@@ -118,8 +118,8 @@ impl SalvageReport {
 ///
 /// # Errors
 /// [`Error::NotFound`] where there is no database, [`Error::Locked`] where a process has it open for
-/// writing, [`Error::Argument`] where `to` exists; the disk's where writing fails: what was written
-/// until then is left there. Damage is no error: it is in the report.
+/// writing, [`Error::Argument`] where `to` exists; the disk's where writing fails, or where a table
+/// cannot be read that could be a moment before: what was written until then is left there. Damage is no error: it is in the report.
 pub fn salvage(from: &Path, to: &Path, env: &Env) -> Result<SalvageReport> {
     let found = match env.disk.list(from) {
         Ok(entries) => entries,
@@ -224,7 +224,7 @@ pub(crate) struct Remains<'a> {
     logs: PathBuf,
     manifest: Option<Manifest>,
     keyspaces: BTreeMap<u32, String>,
-    tables: Vec<Arc<Table>>,
+    tables: Vec<(Arc<Table>, Vec<LostChunk>)>,
     holes: Vec<Hole>,
     logged: BTreeMap<Vec<u8>, Logged>,
     segments: Vec<PathBuf>,
@@ -278,13 +278,13 @@ impl<'a> Remains<'a> {
             notes,
         };
         // The logs first: they may name keyspaces that the report of the tables speaks of.
-        old.read_logs();
+        old.read_logs()?;
         old.read_tables(&dir)?;
         Ok(old)
     }
 
-    fn read_logs(&mut self) {
-        let found = segments_in(self.env, &self.logs);
+    fn read_logs(&mut self) -> Result<()> {
+        let found = segments_in(self.env, &self.logs)?;
         let marks = Marks::inspect(self.env.disk.as_ref(), &self.logs);
         let (marks, is_unsure) = marks.unwrap_or((Vec::new(), true));
         if is_unsure {
@@ -337,6 +337,7 @@ impl<'a> Remains<'a> {
             self.lost.extend(walked.lost);
             self.batch_count += walked.batch_count;
         }
+        Ok(())
     }
 
     fn read_tables(&mut self, dir: &Path) -> Result<()> {
@@ -371,7 +372,8 @@ impl<'a> Remains<'a> {
 
     fn add_table(&mut self, table: Arc<Table>) {
         let version_max = table.meta().version_max;
-        for chunk in table.lost_chunks() {
+        let lost = table.lost_chunks();
+        for chunk in lost.iter().cloned() {
             self.lose(
                 table.path(),
                 &chunk.error,
@@ -387,7 +389,7 @@ impl<'a> Remains<'a> {
                 .iter()
                 .map(|damage| format!("{path}: {damage}")),
         );
-        self.tables.push(table);
+        self.tables.push((table, lost));
     }
 
     /// Notes a range of names that lost versions up to `version_max`.
@@ -476,8 +478,15 @@ impl<'a> Remains<'a> {
 
     /// Gives every name with its newest version, in order, where nothing newer can be lost. Merges
     /// tables and logs.
+    ///
+    /// # Errors
+    /// Those of `give`, and of a table that could be read when the holes were looked for.
     pub fn for_each(&mut self, give: &mut Give<'_>) -> Result<()> {
-        let mut cursors: Vec<IntactCursor> = self.tables.iter().map(IntactCursor::new).collect();
+        let tables = self.tables.iter();
+        let mut cursors: Vec<IntactCursor> = tables
+            .map(|(table, lost)| IntactCursor::new(table, lost))
+            .collect();
+        cursors.iter().try_for_each(IntactCursor::status)?;
         let head = |cursor: &IntactCursor, n: usize| {
             let key = cursor.entry()?.key();
             Some((Reverse(key.name.to_vec()), key.version, n))
@@ -514,6 +523,7 @@ impl<'a> Remains<'a> {
                 done = Some(name);
             }
             cursors[n].advance();
+            cursors[n].status()?;
             heads.extend(head(&cursors[n], n));
         }
     }

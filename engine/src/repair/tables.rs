@@ -4,6 +4,7 @@
 //! with what the copy's tables and the log behind them say. Versions above this node's complete mark are
 //! left to its log, so no old value stands above a newer one.
 
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -94,12 +95,16 @@ impl Mending<'_> {
         written: &mut Vec<PathBuf>,
     ) -> Result<()> {
         let mut next_file = manifest.next_file;
+        // What cannot be read now and is not among the ranges would be lost without a word.
+        let is_known = |from: &[u8], to: &Bound<Vec<u8>>| {
+            holes.iter().any(|hole| hole.from == from && hole.to == *to)
+        };
         for run in &mut manifest.runs {
             let mut kept = Vec::new();
             for meta in std::mem::take(run) {
                 let span = Hole {
                     from: meta.name_min.clone(),
-                    to: std::ops::Bound::Included(meta.name_max.clone()),
+                    to: Bound::Included(meta.name_max.clone()),
                     version_max: meta.version_max,
                 };
                 if !holes.iter().any(|hole| hole.meets(&span)) {
@@ -113,11 +118,15 @@ impl Mending<'_> {
                     Err(LogError::Unsupported { .. }) => {
                         return Err(opened.expect_err("it is").into());
                     }
-                    // Its whole span is one of the ranges.
-                    Err(_) => continue,
+                    Err(_) if is_known(&span.from, &span.to) => continue,
+                    Err(error) => return Err(error.into()),
                 };
+                let lost = table.lost_chunks();
+                if let Some(lost) = lost.iter().find(|lost| !is_known(&lost.from, &lost.to)) {
+                    return Err(lost.error.clone().into());
+                }
                 let mut out = Output::new(self, &mut next_file, written);
-                let mut cursor = IntactCursor::new(&table);
+                let mut cursor = IntactCursor::new(&table, &lost);
                 while let Some(entry) = cursor.entry() {
                     let key = entry.key();
                     if !holes.iter().any(|hole| hole.has(key.name)) {
@@ -143,6 +152,7 @@ impl Mending<'_> {
                     }
                     cursor.advance();
                 }
+                cursor.status()?;
                 kept.extend(out.finish()?);
             }
             *run = kept;

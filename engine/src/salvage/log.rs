@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use strandline_wal::batch::{ALIGN, Batch, HEADER_LEN, Kind};
 use strandline_wal::io::{Access, Env, File, read_exact_at};
 use strandline_wal::segment::{SEGMENT_HEADER_LEN, SegmentHeader, parse_file_name};
-use strandline_wal::{DatasetId, Hlc, ShardId};
+use strandline_wal::{DatasetId, Hlc, IoContext, Result, ShardId};
 
 use super::{Lost, LostWhat};
 use crate::store::catalog::keyspace_created;
@@ -54,11 +54,12 @@ pub(super) struct Found {
 }
 
 /// The segment files of a directory by shard.
-pub(super) fn segments_in(env: &Env, region: &Path) -> Vec<(ShardId, u64, PathBuf)> {
-    let mut found: Vec<_> = env
-        .disk
-        .list(region)
-        .unwrap_or_default()
+pub(super) fn segments_in(env: &Env, region: &Path) -> Result<Vec<(ShardId, u64, PathBuf)>> {
+    let entries = match env.disk.list(region) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        listed => listed.during("list", region)?,
+    };
+    let mut found: Vec<_> = entries
         .into_iter()
         .filter_map(|entry| {
             let (shard, first_seq) = parse_file_name(&entry.name)?;
@@ -66,7 +67,7 @@ pub(super) fn segments_in(env: &Env, region: &Path) -> Vec<(ShardId, u64, PathBu
         })
         .collect();
     found.sort_by_key(|(shard, first_seq, _)| (*shard, *first_seq));
-    found
+    Ok(found)
 }
 
 impl LogScan<'_> {

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use strandline_wal::{Error, Hlc};
+use strandline_wal::{Error, Hlc, Result};
 
 use super::cursor::Cursor;
 use super::entry::InternalKey;
@@ -14,6 +14,8 @@ use super::source::Keep;
 /// A chunk that cannot be read.
 #[derive(Clone, Debug)]
 pub struct LostChunk {
+    /// Which one it is.
+    pub chunk: u32,
     /// No name in it is below.
     pub from: Vec<u8>,
     /// No name in it is above.
@@ -35,6 +37,7 @@ impl Table {
             };
             let from = self.chunk_start(chunk).expect("the chunk exists");
             Some(LostChunk {
+                chunk,
                 from: from.name.to_vec(),
                 to,
                 error,
@@ -51,18 +54,23 @@ impl Table {
 }
 
 /// Walks the entries of the intact chunks, from the first to the last.
+///
+/// Which chunks are lost is known before: what can be read at one time and not at another is an error, and
+/// not another loss that nobody was told of.
 pub struct IntactCursor {
     table: Arc<Table>,
+    lost: Vec<u32>,
     cursor: TableCursor,
     /// The next chunk that was not begun.
     next_chunk: u32,
 }
 
 impl IntactCursor {
-    /// Stands on the first entry of the first intact chunk.
-    pub fn new(table: &Arc<Table>) -> IntactCursor {
+    /// Stands on the first entry of the first chunk that is not among the lost ones.
+    pub fn new(table: &Arc<Table>, lost: &[LostChunk]) -> IntactCursor {
         let mut cursor = IntactCursor {
             table: Arc::clone(table),
+            lost: lost.iter().map(|lost| lost.chunk).collect(),
             cursor: table.cursor_once(),
             next_chunk: 0,
         };
@@ -75,22 +83,30 @@ impl IntactCursor {
         while self.next_chunk < self.table.chunks.count() {
             let chunk = self.next_chunk;
             self.next_chunk += 1;
-            self.cursor.begin_chunk(chunk);
-            if self.cursor.is_valid() {
+            if !self.lost.contains(&chunk) {
+                self.cursor.begin_chunk(chunk);
                 return;
             }
         }
     }
 
-    /// The entry that it stands on; `None` behind the last.
+    /// The entry that it stands on; `None` behind the last, and where a chunk cannot be read.
     pub fn entry(&self) -> Option<&TableCursor> {
         self.cursor.is_valid().then_some(&self.cursor)
     }
 
     /// Moves on.
     pub fn advance(&mut self) {
-        if !self.cursor.next_in_chunk() {
+        if !self.cursor.next_in_chunk() && self.status().is_ok() {
             self.begin();
         }
+    }
+
+    /// What stopped it, where that was not the end.
+    ///
+    /// # Errors
+    /// That of a chunk that could be read before.
+    pub fn status(&self) -> Result<()> {
+        self.cursor.status()
     }
 }
