@@ -212,3 +212,95 @@ fn visit(database: &Database, dataset: &Dataset, rate: u64, stop: &Stop) -> Resu
     drop(store);
     database.heal(dataset, &goes_on)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::cell::Cell;
+
+    use strandline_wal::io::sim::SimEnv;
+    use strandline_wal::io::{Access, Disk};
+
+    use super::*;
+    use crate::options::{Background, Durability, Options};
+
+    fn database(machine: &SimEnv, heal_from: &[&str]) -> Database {
+        let options = Options {
+            segment_len_start: 64 << 10,
+            segment_len_max: 64 << 10,
+            table_len_max: 64 << 10,
+            reserve_len_max: 0,
+            durability: Durability::Os,
+            background: Background::Manual,
+            heal_from: heal_from.iter().map(ToString::to_string).collect(),
+            ..Options::default()
+        };
+        let db = options.open_with("/db", machine.env()).unwrap();
+        let map = db.keyspace("map").unwrap();
+        for round in 0..2 {
+            for n in 0..600u32 {
+                map.put(n.to_be_bytes(), [round; 300]).unwrap();
+            }
+            if round == 0 {
+                db.flush().unwrap();
+            }
+        }
+        db
+    }
+
+    fn damage_epochs(machine: &SimEnv) {
+        let path = "/db/primary/epoch".as_ref();
+        let file = machine.disk.open(path, Access::Write).unwrap();
+        let len = file.len().unwrap() as usize;
+        strandline_wal::io::write_all_at(file.as_ref(), &vec![7; len], 0).unwrap();
+    }
+
+    #[test]
+    fn a_pass_ends_where_it_is_told_to_and_counts_only_as_a_whole() {
+        let machine = SimEnv::new(1);
+        let db = database(&machine, &[]);
+        let store = db.dataset("").unwrap().inner().store();
+        let whole = store.scrub(&mut |_| {}, &|| true);
+        let passes = || db.dataset("").unwrap().stats().scrub_pass_count;
+        assert_eq!(passes(), 1);
+        // The root records are looked at in any case; then it is asked once for each file.
+        for stop_at in 0..whole.file_count - 3 {
+            let asked = Cell::new(0);
+            let goes_on = || asked.replace(asked.get() + 1) < stop_at;
+            let report = store.scrub(&mut |_| {}, &goes_on);
+            assert!(report.file_count <= 3 + stop_at, "{report:?}");
+            assert_eq!(asked.get(), stop_at + 1);
+        }
+        assert_eq!(passes(), 1);
+    }
+
+    #[test]
+    fn a_record_of_epochs_that_rots_is_told_and_a_leader_mends_nothing() {
+        let machine = SimEnv::new(1);
+        let db = database(&machine, &["127.0.0.1:1"]);
+        let dataset = db.dataset("").unwrap();
+        damage_epochs(&machine);
+        let stop = Stop::default();
+        // At a rate that asks for waits; a stopped scrubber waits for nothing.
+        *stop.stopped.lock() = true;
+        visit(&db, &dataset, 1_000, &stop).unwrap();
+        assert_eq!(dataset.damage(), [], "it was stopped before the end");
+        *stop.stopped.lock() = false;
+        visit(&db, &dataset, u64::MAX, &stop).unwrap();
+        let damage = dataset.damage();
+        assert_eq!(damage.len(), 1, "{damage:?}");
+        assert!(damage[0].path.ends_with("primary/epoch"), "{damage:?}");
+        assert!(db.last_heal().is_none(), "a leader has nobody to ask");
+    }
+
+    #[test]
+    fn a_scrubber_ends_with_its_database() {
+        let machine = SimEnv::new(1);
+        let db = database(&machine, &[]);
+        drop(db);
+        let scrubber = Scrubber::start(Weak::new(), 1).unwrap();
+        scrubber.stop();
+        scrubber.stop();
+        assert!(scrubber.thread.lock().is_none());
+    }
+}

@@ -282,3 +282,101 @@ fn a_compaction_of_a_damaged_table_changes_nothing() {
     assert!(map.get(0u32.to_be_bytes()).unwrap_err().is_corruption());
     assert_eq!(map.get(599u32.to_be_bytes()).unwrap().unwrap(), [87; 200]);
 }
+
+/// On a full disk the reserve lets removals, flushes and compactions go on; everything else is refused
+/// until it is back, and goes on by itself then.
+#[test]
+fn on_a_full_disk_removals_go_on_until_there_is_room() {
+    let machine = SimEnv::new(1);
+    let options = Options {
+        reserve_len_max: 4 << 20,
+        ..options()
+    };
+    let db = options.open_with("/db", machine.env()).unwrap();
+    add_run(&db, 0, 3_000);
+    let map = db.keyspace("map").unwrap();
+    machine.disk.limit(Some(machine.disk.used_len()));
+    let refused = (0..2_000u32).find_map(|n| map.put(n.to_be_bytes(), [3; 900]).err());
+    assert!(refused.unwrap().is_no_space());
+    for n in 1_000..3_000u32 {
+        map.delete(n.to_be_bytes()).unwrap();
+    }
+    for refused in [map.put("new", "value"), db.keyspace("new").map(|_| ())] {
+        assert!(refused.unwrap_err().is_no_space());
+    }
+    db.dataset("").unwrap().compact().unwrap();
+    machine.disk.limit(None);
+    map.put("new", "value").unwrap();
+    db.keyspace("new").unwrap();
+    db.dataset("").unwrap().health().unwrap();
+    assert_eq!(count(&db), 1_001);
+}
+
+/// The directory may be given without a parent, and one that is there may stand below a directory that we
+/// may not sync.
+#[test]
+fn a_root_without_a_parent_of_ours_is_opened() {
+    let machine = SimEnv::new(1);
+    let db = options().open_with("db", machine.env()).unwrap();
+    add_run(&db, 0, 1);
+    db.close().unwrap();
+    let machine = SimEnv::new(1);
+    for (is_there, is_opened) in [(false, false), (true, true)] {
+        let root = format!("/parent/{is_there}");
+        machine
+            .env()
+            .disk
+            .create_dir_all("/parent".as_ref())
+            .unwrap();
+        if is_there {
+            machine.env().disk.create_dir_all(root.as_ref()).unwrap();
+        }
+        let faults = FaultDisk::new(machine.env().disk);
+        faults.add(Rule::new(Effect::EACCES).on(Call::SyncDir));
+        let env = Env {
+            disk: Arc::new(faults),
+            ..machine.env()
+        };
+        let opened = options().open_with(&root, env);
+        assert_eq!(opened.is_ok(), is_opened, "{opened:?}");
+    }
+}
+
+/// Only a database with threads and for writing scrubs by itself; any may be asked to.
+#[test]
+fn a_scrub_needs_no_thread_of_its_own() {
+    let machine = SimEnv::new(1);
+    let options = Options {
+        scrub_rate: 1 << 20,
+        ..options()
+    };
+    let db = options.clone().open_with("/db", machine.env()).unwrap();
+    add_run(&db, 0, 300);
+    let report = db.dataset("").unwrap().scrub();
+    assert_eq!(report.problems, []);
+    assert_eq!(db.dataset("").unwrap().damage(), []);
+    assert_eq!(stats(&db).scrub_pass_count, 1);
+    assert_eq!(stats(&db).scrubbed_len, report.len);
+    let reader = Options {
+        background: Background::Thread,
+        ..options
+    };
+    let reader = reader.open_read_only_with("/db", machine.env()).unwrap();
+    assert_eq!(stats(&reader).scrub_pass_count, 0);
+    assert!(reader.dataset("").unwrap().scrub().file_count > 3);
+}
+
+#[test]
+fn a_directory_that_holds_no_dataset_is_left_alone() {
+    let machine = SimEnv::new(1);
+    let db = options().open_with("/db", machine.env()).unwrap();
+    add_run(&db, 0, 1);
+    db.close().unwrap();
+    for dir in ["/db/notes", "/db/Not a name"] {
+        machine.env().disk.create_dir_all(dir.as_ref()).unwrap();
+    }
+    let db = options().open_with("/db", machine.env()).unwrap();
+    assert_eq!(db.datasets().len(), 1);
+    assert_eq!(db.stats().datasets.len(), 1);
+    assert_eq!(db.run_background(0).unwrap(), 0);
+}
