@@ -119,7 +119,8 @@ impl SalvageReport {
 /// # Errors
 /// [`Error::NotFound`] where there is no database, [`Error::Locked`] where a process has it open for
 /// writing, [`Error::Argument`] where `to` exists; the disk's where writing fails, or where a table
-/// cannot be read that could be a moment before: what was written until then is left there. Damage is no error: it is in the report.
+/// cannot be read that could be a moment before: what was written until then is left there. Damage is no
+/// error: it is in the report.
 pub fn salvage(from: &Path, to: &Path, env: &Env) -> Result<SalvageReport> {
     let found = match env.disk.list(from) {
         Ok(entries) => entries,
