@@ -118,6 +118,8 @@ pub(crate) struct TestStore {
     pub notifier: Arc<Notifier>,
     /// Bytes that it takes; lowered to test flow control.
     pub room: Mutex<u64>,
+    /// Bytes that a read of a bundle gives, whatever is asked; `None`: what is asked.
+    pub reads: Mutex<Option<usize>>,
     /// Files of a bundle that is pinned, by its identity.
     pub(self) pins: Mutex<BTreeMap<BundleId, Pin>>,
     me: Weak<TestStore>,
@@ -212,6 +214,7 @@ impl TestStore {
             reports: Mutex::default(),
             notifier: Arc::default(),
             room: Mutex::new(u64::MAX),
+            reads: Mutex::default(),
             pins: Mutex::default(),
             me: me.clone(),
         });

@@ -404,6 +404,31 @@ fn a_follower_whose_next_segment_is_gone_gets_a_bundle() {
     assert!(c.store("b").said(installed));
 }
 
+/// A bundle that gives other lengths than were asked would shift all that follows.
+#[test]
+fn a_bundle_that_gives_nothing_or_too_much_ends_the_connection() {
+    let mut c = Cluster::new(15, &["a", "b"]);
+    c.lead("a", 1);
+    for n in 0..600u32 {
+        c.write("a", 0, &n.to_le_bytes().repeat(250)).unwrap();
+    }
+    c.store("a").sync(S0).unwrap();
+    c.store("a").prune(S0, 1);
+    c.follow("b");
+    for len in [0, 1 << 20] {
+        *c.store("a").reads.lock() = Some(len);
+        let given = format!("{len} bytes of bundle file 0 at 0, ");
+        c.run_until(5_000, |c| {
+            c.store("a").said(|report| {
+                matches!(report, Report::Left { why: Error::Store { what }, .. }
+                    if what.starts_with(&given))
+            })
+        });
+    }
+    *c.store("a").reads.lock() = None;
+    c.run_until(10_000, |c| c.is_caught_up("a", "b"));
+}
+
 #[test]
 fn a_node_that_joins_promises_nothing() {
     let mut c = Cluster::new(12, &["a", "b", "c"]);
