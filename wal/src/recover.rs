@@ -391,10 +391,25 @@ impl Walk<'_> {
         rest: &[(PathBuf, u64)],
     ) -> Result<Next> {
         let scan = scan(&opened.bytes, &opened.header, expected, self.known.fork_seq);
-        let footer = opened
+        let claimed = opened
             .footer
             .as_ref()
             .filter(|footer| footer.data_len == scan.data_len);
+        // It says where these batches end, or it is as good as torn: whoever forges a footer forges its
+        // checksum too.
+        let footer = claimed.filter(|footer| {
+            let tail = tail_of(footer);
+            let prev_digest = scan.tail.prev_digest;
+            Tail {
+                prev_digest,
+                ..tail
+            } == scan.tail
+        });
+        let forged = claimed.filter(|_| footer.is_none()).map(|footer| {
+            let expected = format!("the end of record {}", scan.tail.next_seq - 1);
+            let found = format!("another, of record {}", footer.last_seq);
+            Error::corrupt(path, scan.data_len, "footer summary", expected, found)
+        });
         let found = FoundSegment {
             path: path.to_owned(),
             header: opened.header.clone(),
@@ -443,7 +458,8 @@ impl Walk<'_> {
                     Some(_) if nothing => "unwritten space before later batches".to_owned(),
                     Some(damage) => damage.to_string(),
                 };
-                let error = opened.footer_damage.clone().filter(|_| stop.is_none());
+                let error = forged.or_else(|| opened.footer_damage.clone());
+                let error = error.filter(|_| stop.is_none());
                 self.broken(path, scan.data_len, next_seq, error, &reason, rest)
             }
         }
@@ -762,7 +778,7 @@ fn footer_of(bytes: &[u8], segment: &SegmentHeader, path: &Path) -> Result<Optio
 
 pub(crate) fn tail_of(footer: &Footer) -> Tail {
     Tail {
-        next_seq: footer.last_seq + 1,
+        next_seq: footer.last_seq.saturating_add(1),
         chain: footer.chain,
         prev_digest: footer.digest,
         epoch: footer.last_epoch,

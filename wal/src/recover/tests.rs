@@ -2,6 +2,7 @@
 //! not, and logs that end before what is durable.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::batch::BatchHeader;
 use crate::error::Result;
@@ -9,11 +10,11 @@ use crate::io::sim::{SimDisk, SimEnv};
 use crate::io::{Access, write_all_at};
 use crate::open::Role;
 use crate::recover::{Action, Known, Plan, execute, plan};
-use crate::segment::{SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, file_name};
+use crate::segment::{Footer, SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, file_name};
 use crate::writer::tests::{
     DIR, append, as_it_is, forge, known, open_as, segment, two_epochs, write_epochs,
 };
-use crate::{DatasetId, Epoch, Error, ShardId};
+use crate::{DatasetId, Epoch, Error, Hlc, ShardId};
 
 fn planned(env: &SimEnv, known: &Known<'_>) -> Result<Plan> {
     plan(env.env().disk.as_ref(), Path::new(DIR), known)
@@ -393,6 +394,44 @@ fn a_torn_footer_says_nothing_against_the_batches_before_it() {
     assert_eq!(plan.actions, [Action::Remove(path_of(4)), truncated]);
     let text = plan.to_string();
     assert!(text.contains(&format!("01.seg to {data_len}\n")), "{text}");
+}
+
+/// A footer with a checksum that held made the log end where it said: a log of three records called the
+/// last sequence there is durable, and never synced again.
+#[test]
+fn a_footer_that_ends_elsewhere_than_its_batches_seals_nothing() {
+    let changes: [fn(&mut Footer); 4] = [
+        |footer| footer.last_seq = 9,
+        |footer| footer.last_seq = u64::MAX,
+        |footer| footer.last_timestamp = Hlc(99),
+        |footer| footer.chain ^= 1,
+    ];
+    for change in changes {
+        let env = two_epochs();
+        let whole = segment(&env, 1);
+        let data_len = as_it_is(&whole).len();
+        let nonce = SegmentHeader::decode(&whole, Path::new(DIR)).unwrap().nonce;
+        let footer = &whole[data_len..];
+        let decoded = Footer::decode(footer, nonce, data_len as u64, Path::new(DIR));
+        let mut footer = decoded.unwrap();
+        change(&mut footer);
+        let forged = [&whole[..data_len], &footer.encode(nonce)].concat();
+        replace(&env, 1, &forged);
+        let (expected, found) = corrupt(&env, &all_durable(0), 1, "footer summary");
+        assert_eq!(expected, "the end of record 3");
+        assert_eq!(found, format!("another, of record {}", footer.last_seq));
+        cut_behind(&env, &known(), 3, "the segment ends without a footer");
+        // Behind the last batch of all it is cut off, and the segment is sealed anew.
+        env.env().disk.remove(&path_of(4)).unwrap();
+        let plan = planned(&env, &known()).unwrap();
+        assert!(
+            plan.segments[0].footer.is_none() && plan.cut.is_none(),
+            "{plan}"
+        );
+        let log = Arc::clone(open_as(&env, Role::Leader).log());
+        assert_eq!((log.last_seq(), log.synced_seq()), (3, 3));
+        assert_eq!(segment(&env, 1), whole);
+    }
 }
 
 #[test]
