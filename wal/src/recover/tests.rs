@@ -381,7 +381,7 @@ fn a_flushed_segment_is_kept_by_its_footer_unless_the_history_forks_in_it() {
 }
 
 #[test]
-fn a_torn_footer_says_nothing_against_the_batches_before_it() {
+fn a_torn_footer_ends_the_log_above_the_durable_mark_alone() {
     let env = two_epochs();
     let data_len = as_it_is(&segment(&env, 1)).len() as u64;
     env.disk.rot(&path_of(1), data_len + 12, 1).unwrap();
