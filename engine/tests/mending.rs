@@ -223,7 +223,8 @@ fn a_salvage_takes_many_batches_and_refuses_what_holds_nothing() {
     assert_eq!(count(&new), COUNT + 300);
 }
 
-/// A sector that the disk cannot read is lost, and what stands around it is not.
+/// A sector that the disk cannot read is lost, and what stands around it is not. Of a file that cannot be
+/// read at all the report named the footer of the intact segment before it.
 #[test]
 fn a_salvage_reads_around_a_sector_and_gives_up_a_file_that_cannot_be_read() {
     let machine = twins();
@@ -254,6 +255,8 @@ fn a_salvage_reads_around_a_sector_and_gives_up_a_file_that_cannot_be_read() {
     let lost = &report.datasets[0].lost;
     assert!(!lost.is_empty());
     for lost in lost {
+        assert!(lost.path.ends_with(&name), "{lost:?}");
+        assert!(lost.why.contains("os error 5"), "{lost:?}");
         assert!(matches!(lost.what, LostWhat::Records { .. }), "{lost:?}");
     }
 }

@@ -78,6 +78,10 @@ impl LogScan<'_> {
         let mut next_seq = 0;
         let mut broken: Option<(PathBuf, u64, String)> = None;
         for (n, (first_seq, path)) in self.segments.iter().enumerate() {
+            if *first_seq == next_seq {
+                // The log goes on here: what stands behind the last batch before is no record.
+                broken = None;
+            }
             let bytes = match self.read(path) {
                 Ok(bytes) => bytes,
                 Err(why) => {
