@@ -235,6 +235,7 @@ mod tests {
             "10 is left out"
         );
         assert!(ranges(&[(0, u64::MAX, 0), (0, u64::MAX, 1)]).is_err());
+        assert!(ranges(&[(0, 9, 0), (10, 3, 1)]).is_err(), "it is reversed");
         assert!(
             ranges(&[(0, 9, 0), (10, u64::MAX, 2)]).is_err(),
             "shard 1 has nothing"

@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use strandline::repair::repair_from;
 use strandline::replica::{Following, Server};
 use strandline::verify::verify;
-use strandline::{Background, Database, Durability, Error, ErrorKind, Options};
+use strandline::{Background, Database, Durability, Error, ErrorKind, Options, ShardRouter};
 use strandline_wal::io::Env;
 use strandline_wal::io::sim::SimEnv;
 
@@ -284,4 +285,46 @@ fn a_pass_of_a_scrub_names_each_damaged_file() {
     let stats = dataset.stats();
     assert!(stats.scrub_pass_count > count && stats.damage_count == 0);
     db.close().unwrap();
+}
+
+/// A follower has no copy to give. The leader's tells of how many shards it is where nothing else does.
+#[test]
+fn a_node_without_a_manifest_is_mended_by_who_leads_and_by_nobody_else() {
+    let sharded = || Options {
+        router: ShardRouter::hash(2).unwrap(),
+        ..options()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let leader = sharded().open(dir.path().join("leader")).unwrap();
+    leader.dataset("").unwrap();
+    let leading = leader.serve("127.0.0.1:0").unwrap();
+    let address = leading.address().to_string();
+    put(&leader, 0, 300);
+    let follower = sharded().open(dir.path().join("follower")).unwrap();
+    let following = follower.follow(&address, "").unwrap();
+    let serving = follower.serve("127.0.0.1:0").unwrap();
+    let peer = serving.address().to_string();
+    let wanted = values(&leader);
+    let root = dir.path().join("third");
+    let third = sharded().open(&root).unwrap();
+    let third_follows = third.follow(&address, "").unwrap();
+    wait_for_all(&leader, &third);
+    third_follows.stop();
+    third.close().unwrap();
+    drop(third);
+    for manifest in files_of(&root, "manifest") {
+        std::fs::remove_file(manifest).unwrap();
+    }
+    let refused = repair_from(&root, std::slice::from_ref(&peer), &Env::real_pread()).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains(&format!("{peer} is a follower")), "{text}");
+    let peers = [peer, address.clone()];
+    let report = repair_from(&root, &peers, &Env::real_pread()).unwrap();
+    assert!(report.datasets[0].is_replaced, "{report:?}");
+    assert_eq!(report.problems, []);
+    let third = sharded().open(&root).unwrap();
+    let third_follows = third.follow(&address, "").unwrap();
+    wait_for_all(&leader, &third);
+    assert!(values(&third) == wanted);
+    drop((following, third_follows));
 }
