@@ -147,6 +147,31 @@ fn the_golden_batch_of_version_1_is_shard_0_of_region_0() {
 }
 
 #[test]
+fn version_1_has_zeros_in_every_later_field() {
+    let golden = hex(include_str!("../../tests/data/batch-v1.hex"));
+    let later = [
+        at::EPOCH,
+        at::NONCE,
+        at::PREV_CRC,
+        at::ORDINAL,
+        at::SHARD_ID,
+        at::REGION_ID,
+    ];
+    for (first, second) in later.iter().flat_map(|a| later.map(|b| (*a, b))) {
+        let mut bytes = golden.clone();
+        (bytes[first], bytes[second]) = (5, 5);
+        let crc = header_crc(bytes.first_chunk().unwrap());
+        put(&mut bytes, at::HEADER_CRC, &crc.to_le_bytes());
+        let damage = Batch::decode(&bytes).unwrap_err();
+        let field = "zeros of version 1";
+        assert!(
+            matches!(damage, Damage::Field { field: found, .. } if found == field),
+            "{damage}"
+        );
+    }
+}
+
+#[test]
 fn the_version_byte_alone_gates_decoding() {
     let (_, mut bytes) = sample();
     // A version 2 batch of shard 0, region 0 is still version 2.
