@@ -114,7 +114,8 @@ fn damage_is_cut_off_above_the_durable_mark_alone() {
     env.disk.rot(&path, last_at, 1).unwrap();
     let damaged = planned(&env, &known()).unwrap();
     assert_eq!(damaged.position().seq, 5);
-    assert!(damaged.cut.is_some());
+    let reason = damaged.cut.unwrap().reason;
+    assert!(reason.contains("payload checksum"), "{reason}");
     let durable = Known {
         durable_seq: 6,
         ..known()
