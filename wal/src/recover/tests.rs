@@ -36,6 +36,8 @@ fn end_of(
 #[test]
 fn a_whole_log_ends_where_it_was_written() {
     assert_eq!(end_of(|_| {}, |_, _| {}), 6);
+    let plan = planned(&two_epochs(), &known()).unwrap();
+    assert!(plan.timestamp() > crate::Hlc(0));
 }
 
 #[test]
