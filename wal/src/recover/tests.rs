@@ -116,8 +116,9 @@ fn damage_is_cut_off_above_the_durable_mark_alone() {
     env.disk.rot(&path, last_at, 1).unwrap();
     let damaged = planned(&env, &known()).unwrap();
     assert_eq!(damaged.position().seq, 5);
-    let reason = damaged.cut.unwrap().reason;
-    assert!(reason.contains("payload checksum"), "{reason}");
+    let cut = damaged.cut.unwrap();
+    assert!(cut.reason.contains("payload checksum"), "{}", cut.reason);
+    assert_eq!(cut.last_seq, None, "what stands before it is not behind it");
     let durable = Known {
         durable_seq: 6,
         ..known()
@@ -125,6 +126,22 @@ fn damage_is_cut_off_above_the_durable_mark_alone() {
     match planned(&env, &durable) {
         Err(Error::Corrupt { path: found, .. }) => assert_eq!(found, path, "the file is named"),
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_in_tables_is_not_read_before_a_fork_either() {
+    let env = two_epochs();
+    let path = Path::new(DIR).join(file_name(ShardId(0), 1));
+    env.disk.rot(&path, SEGMENT_HEADER_LEN as u64, 1).unwrap();
+    for fork_seq in [None, Some(3), Some(5)] {
+        let flushed = Known {
+            flushed_seq: 3,
+            fork_seq,
+            ..known()
+        };
+        let end = planned(&env, &flushed).unwrap().position().seq;
+        assert_eq!(end, fork_seq.unwrap_or(6), "{fork_seq:?}");
     }
 }
 
