@@ -13,6 +13,7 @@
 //!
 //! A section is its kind (4 bytes, bit 31 set where a reader must know it), its length (4 bytes) and
 //! its body. Bodies are fields in order, little-endian; texts and byte strings carry a 4-byte length.
+//! These sections come in this order, each once; unknown ones may stand among them.
 //!
 //! | Kind | Section | Body |
 //! |-----:|---------|------|
@@ -44,6 +45,8 @@ const MAGIC: [u8; 4] = *b"SDLM";
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 64;
 const MUST: u32 = 1 << 31;
+/// The sections that every manifest has, numbered from 1.
+const SECTION_COUNT: u32 = 7;
 /// Far above what any dataset reaches, and far enough below the end of numbers to count on from.
 const NEXT_FILE_MAX: u64 = u64::MAX >> 1;
 
@@ -313,12 +316,24 @@ impl Manifest {
         let (single, rule) = (ShardRouter::Single, EntityRule::KeyHash);
         let mut manifest = Manifest::new(default, RegionId(0), [0; 16], single, rule);
         manifest.generation = generation;
-        let mut seen = 0u32;
+        let mut last = 0;
         while input.at < bytes.len() {
             let kind = input.u32()?;
+            let number = kind & !MUST;
+            if (1..=SECTION_COUNT).contains(&number) {
+                // What a section says may rest on those before it.
+                if number != last + 1 {
+                    let expected = match last {
+                        SECTION_COUNT => "none behind the last one".to_owned(),
+                        _ => format!("section {}", last + 1),
+                    };
+                    return Err(input.wrong("manifest sections", &expected, number.to_string()));
+                }
+                last = number;
+            }
             let len = input.u32()? as usize;
             let start = input.at;
-            match kind & !MUST {
+            match number {
                 1 => input.dataset(&mut manifest)?,
                 2 => input.layout(&mut manifest)?,
                 3 => input.logs(&mut manifest)?,
@@ -346,17 +361,10 @@ impl Manifest {
                     found,
                 );
             }
-            if (1..=7).contains(&(kind & !MUST)) {
-                seen |= 1 << (kind & !MUST);
-            }
         }
-        if seen != 0b1111_1110 {
-            return wrong(
-                64,
-                "manifest sections",
-                "each of 1 to 7",
-                format!("{seen:#b}"),
-            );
+        if last != SECTION_COUNT {
+            let found = format!("1 to {last}");
+            return wrong(64, "manifest sections", "1 to 7", found);
         }
         let last_file = manifest.tables().map(|table| table.identity.number).max();
         let (last_file, next_file) = (last_file.unwrap_or(0), manifest.next_file);

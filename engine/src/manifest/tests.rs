@@ -240,10 +240,25 @@ fn a_manifest_of_another_kind_length_or_version_is_called_that() {
     assert!(refusal(resealed(bad)).contains("manifest section length"));
     let epochs = body_of(&good, 7) - 8;
     let text = refusal(resealed(good[..epochs].to_vec()));
-    assert!(
-        text.contains("manifest sections: expected each of 1 to 7"),
-        "{text}"
-    );
+    let expected = "manifest sections: expected 1 to 7, found 1 to 6";
+    assert!(text.contains(expected), "{text}");
+}
+
+/// A second dataset behind the tables gave the manifest another lineage than them.
+#[test]
+fn sections_come_in_their_order_and_once() {
+    let good = sample().encode();
+    let section = |kind| body_of(&good, kind) - 8;
+    let parts = [section(1), section(2), section(3), good.len()];
+    let [first, second, third, end] = parts;
+    let twice = [&good[..end], &good[first..second]].concat();
+    let text = refusal(resealed(twice));
+    let expected = "manifest sections: expected none behind the last one, found 1";
+    assert!(text.contains(expected), "{text}");
+    let swapped = [&good[..second], &good[third..], &good[second..third]].concat();
+    let text = refusal(resealed(swapped));
+    let expected = "manifest sections: expected section 2, found 3";
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]
