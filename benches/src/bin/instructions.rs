@@ -75,8 +75,9 @@ const ROWS: [Row; 9] = [
     },
 ];
 
-/// How much more than what is stored passes: hash seeds and the growth of buffers move a row by less.
-const TOLERANCE: f64 = 0.05;
+/// How much more than what is stored passes. On one machine hash seeds and the growth of buffers move a
+/// row by far less; another processor picks other copies of the same routines.
+const TOLERANCE: f64 = 0.10;
 const VALUE_LEN: usize = 100;
 /// Entries that are there before something is counted.
 const LOADED: usize = 40_000;
