@@ -84,6 +84,18 @@ fn primary(machine: &Machine) -> Dataset {
     machine.db.dataset("").unwrap()
 }
 
+/// Machine `a` leads, machine `b` begins to follow it.
+fn leader_and_follower() -> (Cluster, Machine, Machine) {
+    let cluster = Cluster::new(1);
+    let mut a = cluster.machine("a", SimEnv::new(1));
+    let mut b = cluster.machine("b", SimEnv::new(2));
+    let now = cluster.now();
+    a.node.lead(now, &primary(&a)).unwrap();
+    let follower = b.db.follower("").unwrap();
+    b.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+    (cluster, a, b)
+}
+
 #[test]
 fn a_follower_becomes_byte_identical_and_takes_over() {
     for shards in [1, 3] {
@@ -161,13 +173,8 @@ fn a_follower_becomes_byte_identical_and_takes_over() {
 /// A follower cannot refuse what a leader wrote: on a full disk it takes the room that is kept aside.
 #[test]
 fn a_follower_with_a_full_disk_takes_what_its_reserve_holds() {
-    let mut cluster = Cluster::new(1);
-    let mut a = cluster.machine("a", SimEnv::new(1));
-    let mut b = cluster.machine("b", SimEnv::new(2));
-    let now = cluster.now();
-    a.node.lead(now, &primary(&a)).unwrap();
-    let follower = b.db.follower("").unwrap();
-    b.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+    let (mut cluster, mut a, mut b) = leader_and_follower();
+    let follower = primary(&b);
     cluster.run(&mut [&mut a, &mut b], 3_000);
     let full = b.env.disk.used_len();
     b.env.disk.limit(Some(full));
@@ -191,13 +198,8 @@ fn a_follower_with_a_full_disk_takes_what_its_reserve_holds() {
 
 #[test]
 fn a_follower_lets_as_many_memtables_wait_as_it_may() {
-    let mut cluster = Cluster::new(1);
-    let mut a = cluster.machine("a", SimEnv::new(1));
-    let mut b = cluster.machine("b", SimEnv::new(2));
-    let now = cluster.now();
-    a.node.lead(now, &primary(&a)).unwrap();
-    let follower = b.db.follower("").unwrap();
-    b.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+    let (mut cluster, mut a, mut b) = leader_and_follower();
+    let follower = primary(&b);
     let map = a.db.keyspace("map").unwrap();
     let mut most = 0;
     for n in 0..2_000u32 {

@@ -404,16 +404,21 @@ fn a_follower_whose_next_segment_is_gone_gets_a_bundle() {
     assert!(c.store("b").said(installed));
 }
 
-/// A bundle that gives other lengths than were asked would shift all that follows.
-#[test]
-fn a_bundle_that_gives_nothing_or_too_much_ends_the_connection() {
-    let mut c = Cluster::new(15, &["a", "b"]);
+/// Node `a` leads, and its log no longer begins with its first record.
+fn lead_and_prune(c: &mut Cluster) {
     c.lead("a", 1);
     for n in 0..600u32 {
         c.write("a", 0, &n.to_le_bytes().repeat(250)).unwrap();
     }
     c.store("a").sync(S0).unwrap();
     c.store("a").prune(S0, 1);
+}
+
+/// A bundle that gives other lengths than were asked would shift all that follows.
+#[test]
+fn a_bundle_that_gives_nothing_or_too_much_ends_the_connection() {
+    let mut c = Cluster::new(15, &["a", "b"]);
+    lead_and_prune(&mut c);
     c.follow("b");
     for len in [0, 1 << 20] {
         *c.store("a").reads.lock() = Some(len);
@@ -477,12 +482,7 @@ fn a_candidate_that_promises_a_later_epoch_gives_up() {
 #[test]
 fn a_candidate_that_cannot_fetch_the_longest_log_is_not_elected() {
     let mut c = Cluster::new(14, &["a", "b"]);
-    c.lead("a", 1);
-    for n in 0..600u32 {
-        c.write("a", 0, &n.to_le_bytes().repeat(250)).unwrap();
-    }
-    c.store("a").sync(S0).unwrap();
-    c.store("a").prune(S0, 1);
+    lead_and_prune(&mut c);
     c.stop("a");
     c.follow("a");
     c.follow("b");
