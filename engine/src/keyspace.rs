@@ -1,6 +1,6 @@
 //! A keyspace: a named, ordered map inside a dataset.
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
 
 use crate::dataset::Dataset;
@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::iter::{Cursor, Iter};
 use crate::options::Durability;
 use crate::store::Value;
-use crate::store::batch::{Changes, NAME_ROOM_LEN, name_in, name_of};
+use crate::store::batch::{Changes, KEYSPACE_LEN, NAME_ROOM_LEN, name_in, name_of};
+use crate::store::read::Moment;
 
 /// An ordered map of keys to values, both byte strings. Clones are the same keyspace.
 #[derive(Clone, Debug)]
@@ -132,6 +133,20 @@ impl Keyspace {
         Iter::new(now, bounds_of(self.number, &range))
     }
 
+    /// Shows the keys of a range and their values to `see`, ascending, where they stand, until it breaks:
+    /// the quickest way to look at many. Both are as of the call.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`], of the first key that fails; those before it were shown.
+    pub fn visit<K: AsRef<[u8]>, R: RangeBounds<K>>(
+        &self,
+        range: R,
+        see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let now = self.dataset.inner().store().now();
+        visit(&now, bounds_of(self.number, &range), see)
+    }
+
     /// The keys that start with `prefix`, and no others, with their values.
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
         let now = self.dataset.inner().store().now();
@@ -143,6 +158,16 @@ impl Keyspace {
         let now = self.dataset.inner().store().now();
         Cursor::new(now, self.number, bounds_of::<&[u8], _>(self.number, &(..)))
     }
+}
+
+/// Shows what was visible within the bounds at a moment.
+pub(crate) fn visit(
+    moment: &Moment,
+    bounds: NameBounds,
+    mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> Result<()> {
+    let scan = moment.scan(bounds);
+    Ok(scan.visit(|name, value| see(&name[KEYSPACE_LEN..], value))?)
 }
 
 type NameBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);

@@ -1,11 +1,11 @@
 //! A dataset at one moment.
 
-use std::ops::RangeBounds;
+use std::ops::{ControlFlow, RangeBounds};
 
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::iter::{Cursor, Iter};
-use crate::keyspace::{Keyspace, bounds_of, prefix_bounds};
+use crate::keyspace::{Keyspace, bounds_of, prefix_bounds, visit};
 use crate::store::Value;
 use crate::store::batch::{NAME_ROOM_LEN, name_in};
 use crate::store::read::Moment;
@@ -43,6 +43,19 @@ impl Snapshot {
         let mut room = [0; NAME_ROOM_LEN];
         let name = name_in(&mut room, keyspace.number(), key.as_ref());
         self.moment.get(&name)
+    }
+
+    /// Shows the keys of a range then, with their values, as [`Keyspace::visit`] does.
+    ///
+    /// # Errors
+    /// As [`Keyspace::visit`].
+    pub fn visit<K: AsRef<[u8]>, R: RangeBounds<K>>(
+        &self,
+        keyspace: &Keyspace,
+        range: R,
+        see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        visit(&self.moment, bounds_of(keyspace.number(), &range), see)
     }
 
     /// The keys of a range then, with their values.

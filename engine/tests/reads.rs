@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use strandline::{
     Background, Cursor, Database, Durability, EntityRule, Error, Iter, Keyspace, Options,
-    ShardRouter,
+    ShardRouter, Snapshot,
 };
 use strandline_wal::io::sim::{Damage, SimDisk, SimEnv};
 
@@ -89,14 +89,62 @@ fn check_both_ways(iter: impl Fn() -> Iter, wanted: &[Vec<u8>], what: &str) {
     assert!(back == wanted, "{what} backward");
 }
 
+/// What a visit of the range shows until it has seen `count`.
+fn visited(
+    visit: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> strandline::Result<()>,
+    count: usize,
+) -> Vec<Vec<u8>> {
+    let mut seen = Vec::new();
+    visit(&mut |key, value| {
+        seen.push([key, b"=", value].concat());
+        match seen.len() < count {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    })
+    .unwrap();
+    seen
+}
+
 #[test]
 fn ranges_and_prefixes_show_what_a_map_of_the_same_keys_shows() {
     let db = database();
     let (map, model) = layered(&db);
+    check_ranges(&db, &map, &model);
+    // One run alone, with the versions of a snapshot in it, and then without.
     let snapshot = db.dataset("").unwrap().snapshot();
+    map.put("key 0254", "a newer one").unwrap();
+    map.delete("key 0256").unwrap();
+    settle(&db);
+    check_snapshot(&snapshot, &map, &model);
+    drop(snapshot);
+    map.put("key 0254", &model[&b"key 0254"[..]]).unwrap();
+    map.put("key 0256", &model[&b"key 0256"[..]]).unwrap();
+    check_ranges(&db, &map, &model);
+    settle(&db);
+    assert_eq!(db.dataset("").unwrap().stats().run_count, 1);
+    check_ranges(&db, &map, &model);
+}
+
+fn settle(db: &Database) {
+    db.flush().unwrap();
+    db.dataset("").unwrap().compact().unwrap();
+}
+
+fn check_snapshot(snapshot: &Snapshot, map: &Keyspace, model: &Model) {
+    let all = wanted(model.iter());
+    check_both_ways(|| snapshot.iter(map), &all, "all of a snapshot");
+    for count in [1, 2, 200, usize::MAX] {
+        let seen = visited(|see| snapshot.visit::<&[u8], _>(map, .., see), count);
+        assert!(seen == all[..all.len().min(count)], "{count} of a snapshot");
+    }
+}
+
+fn check_ranges(db: &Database, map: &Keyspace, model: &Model) {
+    let snapshot = db.dataset("").unwrap().snapshot();
+    check_snapshot(&snapshot, map, model);
     let all = wanted(model.iter());
     check_both_ways(|| map.iter(), &all, "all");
-    check_both_ways(|| snapshot.iter(&map), &all, "all of a snapshot");
     let edges = [
         &b""[..],
         b"key 0000",
@@ -119,7 +167,9 @@ fn ranges_and_prefixes_show_what_a_map_of_the_same_keys_shows() {
                 let wanted = wanted(model.range(range.clone()));
                 let what = format!("{range:?}");
                 check_both_ways(|| map.range(range.clone()), &wanted, &what);
-                check_both_ways(|| snapshot.range(&map, range.clone()), &wanted, &what);
+                check_both_ways(|| snapshot.range(map, range.clone()), &wanted, &what);
+                let seen = visited(|see| map.visit(range.clone(), see), usize::MAX);
+                assert!(seen == wanted, "visit of {what}");
             }
         }
     }
@@ -134,7 +184,7 @@ fn ranges_and_prefixes_show_what_a_map_of_the_same_keys_shows() {
         let wanted = wanted(model.iter().filter(|(key, _)| key.starts_with(prefix)));
         let what = format!("prefix {prefix:?}");
         check_both_ways(|| map.prefix(prefix), &wanted, &what);
-        check_both_ways(|| snapshot.prefix(&map, prefix), &wanted, &what);
+        check_both_ways(|| snapshot.prefix(map, prefix), &wanted, &what);
     }
 }
 

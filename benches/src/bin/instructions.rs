@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -27,7 +28,7 @@ struct Row {
     run: fn(&Path, usize) -> Result<()>,
 }
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
     Row {
         name: "put",
         count: 20_000,
@@ -57,6 +58,11 @@ const ROWS: [Row; 9] = [
         name: "scan of 100, per entry",
         count: 20_000,
         run: scan,
+    },
+    Row {
+        name: "visit of 100, per entry",
+        count: 20_000,
+        run: visit,
     },
     Row {
         name: "scan of 100 in reverse, per entry",
@@ -306,6 +312,21 @@ fn get_missing(dir: &Path, count: usize) -> Result<()> {
 fn scan(dir: &Path, count: usize) -> Result<()> {
     scan_each(dir, count / 100, |map, start| {
         map.range(start..).take(100).try_fold(0, add)
+    })
+}
+
+fn visit(dir: &Path, count: usize) -> Result<()> {
+    scan_each(dir, count / 100, |map, start| {
+        let (mut seen, mut sum) = (0, 0);
+        map.visit(start.., |key, value| {
+            sum += key.len() + value.len();
+            seen += 1;
+            match seen < 100 {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+        Ok(sum)
     })
 }
 

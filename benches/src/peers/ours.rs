@@ -1,5 +1,6 @@
 //! Strandline as an entrant.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use strandline::{Database, Dataset, Durability, Keyspace, Options};
@@ -82,14 +83,15 @@ impl Reader for OurReader<'_> {
     }
 
     fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
-        let mut cursor = self.map.cursor();
-        let mut is_on = cursor.seek(start)?;
         let mut seen = 0;
-        while is_on && seen < count {
-            see(&cursor.value()?.expect("the cursor stands on a key"));
+        self.map.visit(start.., |_, value| {
+            see(value);
             seen += 1;
-            is_on = cursor.next()?;
-        }
+            match seen < count {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
         Ok(seen)
     }
 }

@@ -1,6 +1,6 @@
 //! Walking names in order: one cursor over a run's tables, and the merge of all that a view holds.
 
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use strandline_wal::{Hlc, Result};
@@ -8,7 +8,7 @@ use strandline_wal::{Hlc, Result};
 use super::memtable::MemtableCursor;
 use super::merge::{Merge, VisibleIter};
 use super::view::{Run, Value, View};
-use crate::table::{Cursor, EntryKind, Found, InternalKey, TableCursor, ValueSource};
+use crate::table::{Cursor, EntryKind, Found, FoundValue, InternalKey, TableCursor, ValueSource};
 
 /// A cursor over the tables of a run, opened one at a time.
 pub(crate) struct RunCursor {
@@ -171,6 +171,19 @@ impl Cursor for RunCursor {
     fn status(&self) -> Result<()> {
         self.cursor.as_ref().map_or(Ok(()), Cursor::status)
     }
+
+    fn visit(
+        &mut self,
+        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        while let Some(cursor) = &mut self.cursor
+            && cursor.is_valid()
+        {
+            cursor.visit(see)?;
+            self.skip_ahead();
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// A cursor over one level of a view.
@@ -248,6 +261,13 @@ impl Cursor for LevelCursor {
     fn status(&self) -> Result<()> {
         each!(self, status())
     }
+
+    fn visit(
+        &mut self,
+        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        each!(self, visit(see))
+    }
 }
 
 /// What is visible of a range of names at one time.
@@ -292,8 +312,43 @@ impl Scan {
             .expect("a scan shows no deleted names"))
     }
 
+    /// Shows all names of the range and their values, ascending, until `see` breaks.
+    pub fn visit(mut self, mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
+        let mut failed = Ok(());
+        let view = &self.view;
+        self.names.visit(|name, source| match source {
+            ValueSource::Bytes(bytes) => see(name, bytes),
+            ValueSource::Pointer(pointer) => {
+                follow(view, FoundValue::Pointer(pointer), &mut failed, |value| {
+                    see(name, value)
+                })
+            }
+            ValueSource::Log(place) => follow(view, FoundValue::Log(place), &mut failed, |value| {
+                see(name, value)
+            }),
+            ValueSource::Absent => unreachable!("a scan shows no deleted names"),
+        });
+        failed.and_then(|()| self.status())
+    }
+
     /// What stopped the scan, where that was not the end.
     pub fn status(&self) -> Result<()> {
         self.names.status()
+    }
+}
+
+/// Shows a value that stands elsewhere.
+fn follow(
+    view: &View,
+    found: FoundValue,
+    failed: &mut Result<()>,
+    see: impl FnOnce(&[u8]) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    match view.value(found) {
+        Ok(value) => see(&value.expect("a scan shows no deleted names")),
+        Err(error) => {
+            *failed = Err(error);
+            ControlFlow::Break(())
+        }
     }
 }

@@ -119,7 +119,17 @@ impl<C: Cursor> Merge<C> {
         self.error.clone().map_or(Ok(()), Err)
     }
 
-    #[inline]
+    /// The source that the merge stands on, where all others are at their end: going on, they stay there.
+    pub fn alone(&mut self) -> Option<&mut C> {
+        let is_alone = self.is_valid() && self.sources.iter().filter(|s| s.is_valid()).count() == 1;
+        is_alone.then(|| &mut self.sources[self.winner])
+    }
+
+    /// Ends the merge with what became of the source that was alone.
+    pub fn end_alone(&mut self) {
+        self.error = stopped(&self.sources[self.winner]).err();
+    }
+
     fn standing(&self) -> &C {
         assert!(self.error.is_none(), "the merge stands on an entry");
         self.sources

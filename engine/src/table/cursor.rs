@@ -1,5 +1,7 @@
 //! The one way to walk entries in order, whatever holds them.
 
+use std::ops::ControlFlow;
+
 use strandline_wal::Result;
 
 use super::entry::{EntryKind, InternalKey};
@@ -51,4 +53,17 @@ pub trait Cursor {
 
     /// What stopped the cursor, where that was not an end.
     fn status(&self) -> Result<()>;
+
+    /// Shows the entries from where the cursor stands to `see`, ascending, until that breaks, which is the
+    /// answer, or there is none. Where the cursor stands afterwards is not said.
+    fn visit(
+        &mut self,
+        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        while self.is_valid() {
+            see(self.key(), self.value())?;
+            self.next();
+        }
+        ControlFlow::Continue(())
+    }
 }

@@ -1,5 +1,6 @@
 //! A cursor over one table.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use strandline_wal::{Error, Result};
@@ -152,6 +153,24 @@ impl Cursor for TableCursor {
     fn status(&self) -> Result<()> {
         self.error.clone().map_or(Ok(()), Err)
     }
+
+    fn visit(
+        &mut self,
+        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        while let Some(at) = &mut self.at {
+            let chunk = at.chunk;
+            match at.visit(&self.table.source, see) {
+                Ok(flow) => {
+                    flow?;
+                    // The last one of the chunk was shown.
+                    self.next();
+                }
+                Err(damage) => self.settle(Err(self.table.error_in(chunk, damage))),
+            }
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Where a cursor stands. Invariant: `stand` is the record `ordinal` of `chunk`.
@@ -211,5 +230,22 @@ impl Standing {
         self.stand.move_to(source, before)?;
         self.ordinal = ordinal;
         Ok(true)
+    }
+
+    /// Shows this record and those behind it in the chunk, and stands on the last one shown.
+    fn visit(
+        &mut self,
+        source: &Source,
+        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Damage> {
+        loop {
+            let stand = &self.stand;
+            if see(stand.key(source), stand.value(source)).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if !self.step(source)? {
+                return Ok(ControlFlow::Continue(()));
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What a reader sees: of every name the newest version that is not newer than its snapshot.
 
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use strandline_wal::{Hlc, Result};
 
@@ -139,6 +139,41 @@ impl<C: Cursor> VisibleIter<C> {
             Standing::Backward(_) => {}
         }
         self.settle_backward();
+    }
+
+    /// Shows all names of the range and their values, ascending, until `see` breaks. Where the iterator
+    /// stands afterwards is not said; [`Self::status`] is.
+    pub fn visit(&mut self, mut see: impl FnMut(&[u8], ValueSource<'_>) -> ControlFlow<()>) {
+        self.first();
+        while self.is_valid() {
+            if let Some(source) = self.merge.alone() {
+                let (at, upper, last) = (self.at, &self.upper, &mut self.name);
+                let mut is_first = true;
+                let flow = source.visit(&mut |key, value| {
+                    if is_above(upper, key.name) {
+                        return ControlFlow::Break(());
+                    }
+                    if key.version > at || !is_first && key.name == *last {
+                        return ControlFlow::Continue(());
+                    }
+                    is_first = false;
+                    last.clear();
+                    last.extend_from_slice(key.name);
+                    match value {
+                        ValueSource::Absent => ControlFlow::Continue(()),
+                        value => see(key.name, value),
+                    }
+                });
+                self.standing = Standing::Nowhere;
+                if flow.is_continue() {
+                    self.merge.end_alone();
+                }
+            } else if see(self.merge.key().name, self.merge.value()).is_break() {
+                return;
+            } else {
+                self.next();
+            }
+        }
     }
 
     /// Whether the iterator stands on a name.
@@ -327,11 +362,16 @@ impl<C: Cursor> VisibleIter<C> {
 
     #[inline]
     fn is_above(&self, name: &[u8]) -> bool {
-        match &self.upper {
-            Bound::Unbounded => false,
-            Bound::Included(upper) => name > &upper[..],
-            Bound::Excluded(upper) => name >= &upper[..],
-        }
+        is_above(&self.upper, name)
+    }
+}
+
+#[inline]
+fn is_above(upper: &Bound<Vec<u8>>, name: &[u8]) -> bool {
+    match upper {
+        Bound::Unbounded => false,
+        Bound::Included(upper) => name > &upper[..],
+        Bound::Excluded(upper) => name >= &upper[..],
     }
 }
 
