@@ -347,6 +347,8 @@ pub struct Log {
     segments: RwLock<BTreeMap<u64, Arc<Segment>>>,
     /// Segments with something unsynced, oldest first.
     unsettled: Mutex<Vec<Arc<Segment>>>,
+    /// Whether a segment was added whose published bytes must be written out.
+    writes_out: AtomicBool,
     synced_seq: AtomicU64,
     failed: OnceLock<Arc<Error>>,
 }
@@ -359,6 +361,7 @@ impl Log {
             env,
             segments: RwLock::default(),
             unsettled: Mutex::default(),
+            writes_out: AtomicBool::new(false),
             synced_seq: AtomicU64::new(synced_seq),
             failed: OnceLock::new(),
         }
@@ -435,6 +438,9 @@ impl Log {
     }
 
     pub(crate) fn add(&self, segment: Arc<Segment>) {
+        if segment.image().is_some_and(|image| !image.is_shared()) {
+            self.writes_out.store(true, Ordering::Release);
+        }
         if !segment.is_settled() {
             self.unsettled.lock().push(Arc::clone(&segment));
         }
@@ -448,6 +454,11 @@ impl Log {
             .lock()
             .retain(|other| !Arc::ptr_eq(other, segment));
         self.segments.write().remove(&segment.first_seq());
+    }
+
+    /// Whether what is published is with the operating system already: every image is the file itself.
+    pub fn is_in_place(&self) -> bool {
+        !self.writes_out.load(Ordering::Acquire)
     }
 
     /// Hands everything published to the operating system.
