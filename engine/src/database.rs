@@ -175,9 +175,10 @@ impl Database {
             false => Reserve::open(env.clone(), files::reserve(root), options.reserve_len_max)?,
         };
         let signal = Arc::new(Signal::default());
-        let ring = Arc::clone(&signal);
+        let (ring, ring_too) = (Arc::clone(&signal), Arc::clone(&signal));
+        let pool = Pool::new(env.clone(), has_readers(&env, root)).waking(move || ring_too.ring());
         let shared = Shared {
-            pool: Arc::new(Pool::new(env.clone(), has_readers(&env, root))),
+            pool: Arc::new(pool),
             cache: Arc::new(BlockCache::new(options.cache_len_max)),
             reserve: Arc::new(reserve),
             options: Arc::new(options),
@@ -463,8 +464,8 @@ impl Database {
         self.datasets().iter().try_for_each(Dataset::flush)
     }
 
-    /// Does background work in this thread, at most `step_count_max` pieces of it; returns how many it
-    /// did. Only with [`Background::Manual`] is there no other thread that does it.
+    /// Does background work in this thread, at most `step_count_max` flushes and merges; returns how many it
+    /// did. What the logs need comes first and does not count. Only with [`Background::Manual`] is there no other thread that does it.
     ///
     /// # Errors
     /// The first failure.
@@ -472,6 +473,7 @@ impl Database {
         let mut count = 0;
         for dataset in self.datasets() {
             let store = dataset.inner().store();
+            while store.log_step() {}
             for work in [flush_step, compact_step] {
                 while count < step_count_max && work(&store)? {
                     count += 1;

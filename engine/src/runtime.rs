@@ -1,4 +1,5 @@
-//! Background work of one database: a thread that flushes and one that compacts, or none at all.
+//! Background work of one database: a thread that flushes, one that compacts and one for the logs, or
+//! none at all.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -64,6 +65,7 @@ impl Runtime {
         };
         runtime.spawn("strandline-flush", Arc::clone(stores), flush_step)?;
         runtime.spawn("strandline-compact", Arc::clone(stores), compact_step)?;
+        runtime.spawn("strandline-log", Arc::clone(stores), log_step)?;
         Ok(runtime)
     }
 
@@ -150,6 +152,11 @@ pub(crate) fn flush_step(store: &Store) -> Result<bool> {
 /// One piece of compaction. Returns whether there was something to do.
 pub(crate) fn compact_step(store: &Store) -> Result<bool> {
     store.compact_step()
+}
+
+/// One piece of work on the logs. Returns whether there was something to do.
+fn log_step(store: &Store, _: GoesOn<'_>) -> Result<bool> {
+    Ok(store.log_step())
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ use crate::io::{Env, File, Image, Map, read_exact_at, write_all_at};
 use crate::segment::{Footer, SegmentHeader};
 use crate::unless;
 
+/// Bytes that are hashed at once behind the appends.
+const HASH_STEP: usize = 256 << 10;
+
 /// Bytes of a segment that stay valid as long as this value lives.
 #[derive(Clone)]
 pub struct SegmentBytes {
@@ -72,6 +75,14 @@ pub struct Segment {
     /// Sequence of the last published record, `first_seq - 1` before the first.
     last_seq: AtomicU64,
     sealed: OnceLock<Sealed>,
+    digest: Mutex<Digest>,
+}
+
+/// The digest of what was appended so far, computed behind the appends.
+#[derive(Default)]
+struct Digest {
+    hasher: blake3::Hasher,
+    len: usize,
 }
 
 /// A segment's end.
@@ -108,6 +119,7 @@ impl Segment {
             name_synced: AtomicBool::new(end.name_synced),
             last_seq: AtomicU64::new(end.last_seq),
             sealed: OnceLock::new(),
+            digest: Mutex::default(),
         }
     }
 
@@ -129,6 +141,7 @@ impl Segment {
             name_synced: AtomicBool::new(true),
             last_seq: AtomicU64::new(sealed.footer.last_seq),
             sealed: OnceLock::from(sealed),
+            digest: Mutex::default(),
         }
     }
 
@@ -237,6 +250,34 @@ impl Segment {
         image.publish(end);
         let before = self.last_seq.swap(last_seq, Ordering::AcqRel);
         assert!(before < last_seq, "sequences rise");
+    }
+
+    /// How many of its bytes are hashed.
+    pub(crate) fn hashed_len(&self) -> usize {
+        self.digest.lock().len
+    }
+
+    /// Hashes the published bytes up to `end`.
+    pub(crate) fn hash_to(&self, end: usize) {
+        self.hash(&mut self.digest.lock(), end);
+    }
+
+    fn hash(&self, digest: &mut Digest, end: usize) {
+        let Some(image) = self.image() else { return };
+        let Some(rest) = end.checked_sub(digest.len) else {
+            return;
+        };
+        let bytes = image.read(digest.len, rest).expect("published");
+        digest.hasher.update(bytes);
+        digest.len = end;
+    }
+
+    /// The digest of the first `len` bytes, all that are published.
+    pub(crate) fn digest_of(&self, len: usize) -> [u8; 32] {
+        let mut digest = self.digest.lock();
+        self.hash(&mut digest, len);
+        assert_eq!(digest.len, len, "nothing was hashed beyond the end");
+        *digest.hasher.finalize().as_bytes()
     }
 
     /// Hands what is published and not yet written to the file.
@@ -454,6 +495,25 @@ impl Log {
             .lock()
             .retain(|other| !Arc::ptr_eq(other, segment));
         self.segments.write().remove(&segment.first_seq());
+    }
+
+    /// Hashes some of what was appended to the growing segment, so that sealing it does not have to.
+    /// Returns whether there was enough for it to be worth a call.
+    pub fn hash_step(&self) -> bool {
+        let last = self.segments.read().values().next_back().cloned();
+        let Some(segment) = last.filter(|segment| segment.sealed().is_none()) else {
+            return false;
+        };
+        let Some(image) = segment.image() else {
+            return false;
+        };
+        let start = segment.hashed_len();
+        let end = image.published_len().min(start + HASH_STEP);
+        if end < start + HASH_STEP {
+            return false;
+        }
+        segment.hash_to(end);
+        true
     }
 
     /// Whether what is published is with the operating system already: every image is the file itself.

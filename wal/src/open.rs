@@ -179,9 +179,6 @@ fn go_on(env: &Env, found: &FoundSegment) -> Result<Active> {
     // Bytes that were read may not be durable yet; a later ack covers them, so they must be.
     unless!("open.go_on", file.sync()).during("sync", path)?;
     let image = Arc::new(load(file.as_ref(), found, found.header.capacity)?);
-    let mut hasher = blake3::Hasher::new();
-    let hashed_len = image.published_len();
-    hasher.update(image.read(0, hashed_len).expect("published"));
     let progress = Progress {
         written: found.data_len,
         synced: found.data_len,
@@ -194,8 +191,8 @@ fn go_on(env: &Env, found: &FoundSegment) -> Result<Active> {
         segment: Arc::new(segment),
         image,
         summary: found.summary.clone(),
-        hasher,
-        hashed_len,
+        hash_at: 0,
+        is_ordered: false,
         opened_ns: env.clock.mono_ns(),
     })
 }

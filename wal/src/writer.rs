@@ -9,7 +9,7 @@
 //! A follower's writer only takes [`Writer::append_verbatim`]: the layout of the log is the leader's
 //! alone, so headers, offsets, seal points and footers come as they were written there.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::batch::{Batch, BatchHeader, HEADER_LEN, PAYLOAD_LEN_MAX, SealedPayload, VERSION};
@@ -19,7 +19,7 @@ use crate::ids::{Epoch, Hlc, Position};
 use crate::io::map::Slot;
 use crate::io::{File, Image};
 use crate::log::{Log, Progress, Sealed, Segment};
-use crate::pool::Pool;
+use crate::pool::{Pool, Prepared};
 use crate::segment::{
     CAPACITY_MIN, Footer, INDEX_STEP, SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, path_of,
 };
@@ -32,6 +32,19 @@ pub enum Face {
     Written,
     /// Pages of the file itself: what is published has reached the operating system.
     Mapped,
+}
+
+impl Face {
+    /// The memory of a segment whose file has at least `capacity` bytes.
+    pub(crate) fn image(self, file: &dyn File, capacity: u64, path: &Path) -> Result<Image> {
+        let capacity = usize::try_from(capacity).expect("a segment fits in memory");
+        if self == Face::Mapped
+            && let Some(image) = file.image(capacity).during("map", path)?
+        {
+            return Ok(image);
+        }
+        Image::private(capacity).during("allocate an image for", path)
+    }
 }
 
 /// How segments are laid out.
@@ -47,8 +60,10 @@ pub struct WriterOptions {
 
 /// A segment that fills faster than this makes the next one twice as large.
 const BUSY_NS: u64 = 1_000_000_000;
-/// The digest is computed behind the appends, this many bytes at a time.
-const DIGEST_STEP: usize = 64 << 10;
+/// Whoever hashes behind the appends is called after so many bytes.
+const DIGEST_STEP: usize = 1 << 20;
+/// Where so many bytes wait to be hashed, the writer does it.
+const DIGEST_BEHIND_MAX: usize = 4 << 20;
 
 // Every batch fits a segment.
 const _: () =
@@ -98,8 +113,10 @@ pub(crate) struct Active {
     pub segment: Arc<Segment>,
     pub image: Arc<Image>,
     pub summary: Summary,
-    pub hasher: blake3::Hasher,
-    pub hashed_len: usize,
+    /// Where someone is called to hash what was appended.
+    pub hash_at: usize,
+    /// Whether the next segment was ordered.
+    pub is_ordered: bool,
     pub opened_ns: u64,
 }
 
@@ -305,17 +322,39 @@ impl Writer {
         let (bytes, crc) = header.encode();
         let slot = active.image.reserve(batch_len).expect("room was made");
         active.summary.note(&header, slot.at() as u64);
-        active.hash_step();
         self.tail.next_seq = header.last_seq() + 1;
         self.tail.chain = crc;
         self.tail.timestamp = timestamp;
+        let segment = Arc::clone(&active.segment);
+        self.look_ahead(slot.end());
         Ok(Reservation {
-            segment: Arc::clone(&active.segment),
+            segment,
             slot,
             header: bytes,
             first_seq,
             last_seq: header.last_seq(),
         })
+    }
+
+    /// Has the next segment made while the growing one, filled up to `end`, still takes batches.
+    fn look_ahead(&mut self, end: usize) {
+        let active = self.active.as_mut().expect("something was reserved in it");
+        active.hash_step(&self.pool);
+        if active.is_ordered || end < active.image.len() / 2 {
+            return;
+        }
+        active.is_ordered = true;
+        let now_ns = self.log.env().clock.mono_ns();
+        if now_ns.saturating_sub(active.opened_ns) < BUSY_NS / 2 {
+            let capacity = self.doubled();
+            self.pool.order(self.log.dir(), capacity, self.options.face);
+        }
+    }
+
+    /// The capacity of the segment after the growing one, if that fills quickly.
+    fn doubled(&self) -> u64 {
+        let max = self.options.capacity_max.max(CAPACITY_MIN);
+        (self.capacity_next * 2).min(max)
     }
 
     /// Makes sure that the growing segment takes `batch_len` more bytes.
@@ -327,10 +366,10 @@ impl Writer {
         }
         let needed = (SEGMENT_HEADER_LEN + batch_len) as u64;
         let now_ns = self.log.env().clock.mono_ns();
-        if let Some(active) = &self.active {
-            let busy = now_ns.saturating_sub(active.opened_ns) < BUSY_NS;
-            let doubled = self.capacity_next * if busy { 2 } else { 1 };
-            self.capacity_next = doubled.min(self.options.capacity_max.max(CAPACITY_MIN));
+        if let Some(active) = &self.active
+            && now_ns.saturating_sub(active.opened_ns) < BUSY_NS
+        {
+            self.capacity_next = self.doubled();
         }
         // The file is made before the old segment is sealed: a full disk leaves the log as it was.
         let capacity = self.capacity_next.max(needed.next_multiple_of(4096));
@@ -354,14 +393,8 @@ impl Writer {
     fn prepare(&self, capacity: u64, needed: u64) -> Result<Prepared> {
         let mut capacity = capacity;
         loop {
-            match self.pool.take(self.log.dir(), capacity) {
-                Ok((path, file)) => {
-                    return Ok(Prepared {
-                        path,
-                        file,
-                        capacity,
-                    });
-                }
+            match self.pool.take(self.log.dir(), capacity, needed) {
+                Ok(prepared) => return Ok(prepared),
                 Err(error) if error.is_no_space() && capacity / 2 >= needed.max(CAPACITY_MIN) => {
                     capacity /= 2;
                 }
@@ -380,8 +413,14 @@ impl Writer {
             .rename(&prepared.path, &path)
             .during("rename", &prepared.path)
             .map_err(poison)?;
-        let capacity = usize::try_from(prepared.capacity).expect("a segment fits in memory");
-        let image = Arc::new(self.image(file.as_ref(), capacity, &path).map_err(poison)?);
+        let image = match prepared.image {
+            Some(image) => Ok(image),
+            None => self
+                .options
+                .face
+                .image(file.as_ref(), prepared.capacity, &path),
+        };
+        let image = Arc::new(image.map_err(poison)?);
         let bytes = header.encode();
         let mut slot = image
             .reserve(bytes.len())
@@ -403,20 +442,11 @@ impl Writer {
             segment,
             image,
             summary: Summary::default(),
-            hasher: blake3::Hasher::new(),
-            hashed_len: 0,
+            hash_at: DIGEST_STEP,
+            is_ordered: false,
             opened_ns: env.clock.mono_ns(),
         });
         Ok(())
-    }
-
-    fn image(&self, file: &dyn File, capacity: usize, path: &std::path::Path) -> Result<Image> {
-        if self.options.face == Face::Mapped
-            && let Some(image) = file.image(capacity).during("map", path)?
-        {
-            return Ok(image);
-        }
-        Image::private(capacity).during("allocate an image for", path)
     }
 
     /// Seals the growing segment, if there is one. All its reservations must be on their way to being
@@ -425,7 +455,7 @@ impl Writer {
     /// # Errors
     /// The disk's; the log is poisoned by it.
     pub fn seal(&mut self) -> Result<()> {
-        let Some(mut active) = self.active.take() else {
+        let Some(active) = self.active.take() else {
             return Ok(());
         };
         while active.image.published_len() < active.image.reserved_len() {
@@ -582,12 +612,7 @@ impl Writer {
         if let Some((what, _, expected, found)) = rules.into_iter().find(|(_, holds, ..)| !holds) {
             return Err(self.refused(what, expected, found));
         }
-        let (path, file) = self.pool.take(self.log.dir(), header.capacity)?;
-        let prepared = Prepared {
-            path,
-            file,
-            capacity: header.capacity,
-        };
+        let prepared = self.pool.take_exact(self.log.dir(), header.capacity)?;
         self.open_segment(header, prepared)
     }
 
@@ -657,7 +682,7 @@ impl Writer {
         drop(slot);
         active.summary.note(&batch.header, at);
         active.segment.publish(end, batch.header.last_seq());
-        active.hash_step();
+        active.hash_step(&self.pool);
         self.tail.next_seq = batch.header.last_seq() + 1;
         self.tail.chain = batch.header_crc;
         self.tail.epoch = batch.header.epoch;
@@ -729,43 +754,34 @@ impl Writer {
     }
 }
 
-struct Prepared {
-    path: PathBuf,
-    file: Arc<dyn File>,
-    capacity: u64,
-}
-
 impl Active {
-    /// Hashes what is published and not yet hashed, once it is worth a call.
-    fn hash_step(&mut self) {
-        if self.image.published_len() - self.hashed_len >= DIGEST_STEP {
-            self.hash_rest();
+    /// Calls someone to hash what was appended, or does it where nobody keeps up.
+    fn hash_step(&mut self, pool: &Pool) {
+        let end = self.image.published_len();
+        if end < self.hash_at {
+            return;
+        }
+        self.hash_at = end + DIGEST_STEP;
+        if end - self.segment.hashed_len() >= DIGEST_BEHIND_MAX {
+            self.segment.hash_to(end);
+        } else {
+            pool.wake();
         }
     }
 
-    fn hash_rest(&mut self) {
-        let end = self.image.published_len();
-        let bytes = self
-            .image
-            .read(self.hashed_len, end - self.hashed_len)
-            .expect("published");
-        self.hasher.update(bytes);
-        self.hashed_len = end;
-    }
-
     /// The footer of the segment as it stands; everything reserved is published.
-    fn footer(&mut self, tail: &Tail) -> Footer {
-        self.hash_rest();
+    fn footer(&self, tail: &Tail) -> Footer {
+        let data_len = self.image.published_len();
         Footer {
             first_seq: self.segment.first_seq(),
             last_seq: tail.next_seq - 1,
             batch_count: self.summary.batch_count,
-            data_len: self.hashed_len as u64,
+            data_len: data_len as u64,
             first_timestamp: self.summary.first_timestamp,
             last_timestamp: tail.timestamp,
             last_epoch: tail.epoch,
             chain: tail.chain,
-            digest: *self.hasher.finalize().as_bytes(),
+            digest: self.segment.digest_of(data_len),
             index: self.summary.index.clone(),
         }
     }

@@ -341,6 +341,14 @@ impl Store {
         OpenOptions::new(Arc::clone(&self.shared.cache))
     }
 
+    /// Makes a file for a segment to come, or hashes what was appended. Returns whether there was
+    /// something to do.
+    pub fn log_step(&self) -> bool {
+        // A spare is a favour: who needs the space meets the same disk, and reports it.
+        let made = self.shared.pool.work().unwrap_or(false);
+        made || self.logs.iter().any(|log| log.hash_step())
+    }
+
     fn is_manual(&self) -> bool {
         self.shared.options.background == Background::Manual
     }

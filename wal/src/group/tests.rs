@@ -39,7 +39,7 @@ fn a_failure_is_told_to_all_whom_it_did_not_cover_and_ends_the_work() {
 fn who_comes_during_the_work_waits_for_it() {
     let (group, works) = (Group::new(0), AtomicU64::new(0));
     let work = |waiting: usize, reached: u64| {
-        while group.state.lock().waiting < waiting {
+        while group.state.lock().waiters.len() < waiting {
             std::thread::yield_now();
         }
         works.fetch_add(1, Ordering::AcqRel);
@@ -57,4 +57,40 @@ fn who_comes_during_the_work_waits_for_it() {
         assert_eq!(next.join().unwrap().unwrap(), 3);
     });
     assert_eq!(works.load(Ordering::Acquire), 2);
+}
+
+/// Whom the last work covered tends to come again: the next one waits for as many, and a single one
+/// waits for nobody.
+#[test]
+fn a_leader_lets_as_many_come_as_were_there_before_but_not_for_ever() {
+    let group = Group::new(0);
+    group.state.lock().crowd = 2;
+    // Nobody comes.
+    assert_eq!(group.wait(1, || Ok(1)).unwrap(), 1);
+    assert_eq!(group.state.lock().crowd, 1);
+    group.wait(2, || Ok(2)).unwrap();
+    assert_eq!(group.state.lock().crowd, 1);
+    // Those who are told of a failure are counted as well, and all of them wake.
+    let fail = || {
+        while group.state.lock().waiters.len() < 2 {
+            std::thread::yield_now();
+        }
+        Err(std::io::Error::from(ErrorKind::StorageFull)).during("sync", Path::new("/a"))
+    };
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| group.wait(3, fail));
+        while !group.state.lock().leading {
+            std::thread::yield_now();
+        }
+        let waiters = [4, 5].map(|target| {
+            let group = &group;
+            scope.spawn(move || group.wait(target, || panic!("no work after a failure")))
+        });
+        for waiter in waiters {
+            waiter.join().unwrap().unwrap_err();
+        }
+        leader.join().unwrap().unwrap_err();
+    });
+    let state = group.state.lock();
+    assert_eq!((state.crowd, state.waiters.len()), (3, 0));
 }

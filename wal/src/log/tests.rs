@@ -4,7 +4,8 @@ use super::*;
 use crate::Epoch;
 use crate::io::sim::{SimDisk, SimEnv};
 use crate::open::Role;
-use crate::writer::tests::{append, open_as, write_epochs};
+use crate::writer::WriterOptions;
+use crate::writer::tests::{OPTIONS, append, append_len, open_as, open_with, write_epochs};
 
 /// The first segment reads these bytes, and nothing beyond them.
 fn reads(segment: &Segment, bytes: &[u8]) {
@@ -137,4 +138,42 @@ fn a_sync_settles_sealed_segments_and_an_empty_log_has_no_end() {
     assert!(segment.is_settled());
     assert!(log.segment_after(1).is_none() && log.segment(2).is_none());
     assert_eq!(log.file_len(), segment.file_len());
+}
+
+/// The digest does not depend on who hashed how much, and when.
+#[test]
+fn what_is_hashed_behind_the_appends_is_the_digest_of_the_whole() {
+    let options = WriterOptions {
+        capacity_start: 16 << 20,
+        capacity_max: 16 << 20,
+        ..OPTIONS
+    };
+    for stepped in [false, true] {
+        let env = SimEnv::new(1);
+        let mut writer = open_with(&env.env(), Role::Leader, options).unwrap();
+        writer.start_epoch(Epoch(1)).unwrap();
+        append(&mut writer);
+        let log = Arc::clone(writer.log());
+        assert!(!log.hash_step(), "it is too little for a call");
+        let segment = log.segment(1).unwrap();
+        for _ in 0..130 {
+            append_len(&mut writer, 60_000);
+            let mut published = segment.data_len() as usize;
+            while stepped && log.hash_step() {
+                assert!(published >= HASH_STEP);
+                published -= HASH_STEP;
+            }
+        }
+        let left = segment.data_len() as usize - segment.hashed_len();
+        match stepped {
+            true => assert!(left < HASH_STEP, "{left}"),
+            // Nobody helps: the writer does it itself before too much waits.
+            false => assert!((1..6 << 20).contains(&left), "{left}"),
+        }
+        writer.start_epoch(Epoch(2)).unwrap();
+        assert!(!log.hash_step(), "nothing grows");
+        let footer = &segment.sealed().unwrap().footer;
+        let data = segment.read(0, footer.data_len as usize).unwrap();
+        assert_eq!(footer.digest, *blake3::hash(&data).as_bytes());
+    }
 }
