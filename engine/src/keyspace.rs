@@ -61,6 +61,26 @@ impl Keyspace {
         Ok(self.get(key)?.is_some())
     }
 
+    /// The number of keys.
+    ///
+    /// It is known of settled tables: without newer writes in memory or in tables above the bottom run
+    /// no key is read, however many there are. With some, those keys are looked up, not all.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn len(&self) -> Result<u64> {
+        self.dataset.inner().store().now().len(self.number)
+    }
+
+    /// Whether there are no keys. Looks for the first one.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn is_empty(&self) -> Result<bool> {
+        let now = self.dataset.inner().store().now();
+        now.is_empty(prefix_bounds(self.number, &[]))
+    }
+
     /// The values of many keys, all of one moment.
     ///
     /// # Errors

@@ -45,6 +45,24 @@ impl Snapshot {
         self.moment.get(&name)
     }
 
+    /// The number of keys then. It costs what [`Keyspace::len`] did then, and a step over each of the
+    /// writes that came into the same memory since.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn len(&self, keyspace: &Keyspace) -> Result<u64> {
+        self.moment.len(keyspace.number())
+    }
+
+    /// Whether there were no keys then.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn is_empty(&self, keyspace: &Keyspace) -> Result<bool> {
+        let bounds = prefix_bounds(keyspace.number(), &[]);
+        self.moment.is_empty(bounds)
+    }
+
     /// Shows the keys of a range then, with their values, as [`Keyspace::visit`] does.
     ///
     /// # Errors

@@ -29,6 +29,19 @@ pub fn value(what: &str, found: Option<&Value>, expected: Option<&Bytes>) -> Res
     Err(format!("{what}: expected {expected}, found {found}"))
 }
 
+/// The number of keys.
+///
+/// # Errors
+/// Where they differ.
+pub fn len(what: &str, (len, is_empty): (u64, bool), map: &Map) -> Result<(), String> {
+    let expected = (map.len() as u64, map.is_empty());
+    if (len, is_empty) == expected {
+        return Ok(());
+    }
+    let found = (len, is_empty);
+    Err(format!("{what}: expected {expected:?}, found {found:?}"))
+}
+
 /// A walk over a range of a map.
 ///
 /// # Errors

@@ -397,8 +397,10 @@ impl<'a> Run<'a> {
             }
             Op::Range(keyspace, walk) => {
                 let bounds = reads::bounds(walk, keys);
-                let iter = opened.keyspaces[*keyspace].range(bounds.clone());
-                reads::range("range", iter, &state.maps[*keyspace], bounds, &walk.ends)?;
+                let (opened, map) = (&opened.keyspaces[*keyspace], &state.maps[*keyspace]);
+                let iter = opened.range(bounds.clone());
+                reads::range("range", iter, map, bounds, &walk.ends)?;
+                reads::len("len", (opened.len()?, opened.is_empty()?), map)?;
             }
             Op::Prefix(keyspace, key, len, ends) => {
                 let prefix = &keys[*key][..(*len).min(keys[*key].len())];
@@ -437,9 +439,11 @@ impl<'a> Run<'a> {
             }
             Op::SnapshotRange(_, keyspace, walk) => {
                 let bounds = reads::bounds(walk, keys);
-                let iter = snapshot.range(&opened.keyspaces[*keyspace], bounds.clone());
-                let map = &state.maps[*keyspace];
+                let (opened, map) = (&opened.keyspaces[*keyspace], &state.maps[*keyspace]);
+                let iter = snapshot.range(opened, bounds.clone());
                 reads::range("snapshot range", iter, map, bounds, &walk.ends)?;
+                let found = (snapshot.len(opened)?, snapshot.is_empty(opened)?);
+                reads::len("snapshot len", found, map)?;
             }
             _ => {}
         }

@@ -270,6 +270,18 @@ impl Cursor for LevelCursor {
     }
 }
 
+/// Cursors over the memtables of a view and over some of its runs, newest first.
+pub(crate) fn cursors(view: &View, runs: &[Arc<Run>]) -> Vec<LevelCursor> {
+    let mut cursors = vec![LevelCursor::Memtable(view.active.index.cursor())];
+    for sealed in &view.sealed {
+        cursors.push(LevelCursor::Memtable(sealed.level.index.cursor()));
+    }
+    for run in runs {
+        cursors.push(LevelCursor::Run(RunCursor::new(Arc::clone(run), false)));
+    }
+    cursors
+}
+
 /// What is visible of a range of names at one time.
 pub(crate) struct Scan {
     view: Arc<View>,
@@ -278,15 +290,9 @@ pub(crate) struct Scan {
 
 impl Scan {
     pub fn new(view: Arc<View>, at: Hlc, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>)) -> Scan {
-        let mut sources = vec![LevelCursor::Memtable(view.active.index.cursor())];
-        for sealed in &view.sealed {
-            sources.push(LevelCursor::Memtable(sealed.level.index.cursor()));
-        }
-        for run in &view.runs {
-            sources.push(LevelCursor::Run(RunCursor::new(Arc::clone(run), false)));
-        }
+        let sources = Merge::new(cursors(&view, &view.runs));
         Scan {
-            names: VisibleIter::new(Merge::new(sources), at, bounds),
+            names: VisibleIter::new(sources, at, bounds),
             view,
         }
     }

@@ -13,7 +13,9 @@ use strandline_wal::{Error, Hlc, Position, Result, ShardId};
 
 use super::memtable::Memtable;
 use super::watermarks::Mark;
-use crate::table::{FoundValue, LogPlace, PointerSource, Table, TableBytes, ValuePointer};
+use crate::table::{
+    FoundValue, LogPlace, PointerSource, Table, TableBytes, ValuePointer, ValueSource,
+};
 
 /// The bytes of a value, without a copy: valid as long as this lives, whatever becomes of the key.
 ///
@@ -163,6 +165,28 @@ impl Run {
             .tables
             .partition_point(|table| *table.meta().name_max < *name);
         self.tables.get(at).filter(|table| table.meta().spans(name))
+    }
+
+    /// How many names of a keyspace have a value as their newest entry: no name is in two tables.
+    pub fn value_count(&self, keyspace: u32) -> u64 {
+        let counts = self.tables.iter().map(|table| table.value_count(keyspace));
+        counts.fold(0, u64::saturating_add)
+    }
+
+    /// Whether no entry is newer than `at`.
+    pub fn is_within(&self, at: Hlc) -> bool {
+        self.tables
+            .iter()
+            .all(|table| table.meta().version_max <= at)
+    }
+
+    /// Whether the newest version of a name that is not newer than `at` is a value.
+    pub fn has_value(&self, name: &[u8], at: Hlc) -> Result<bool> {
+        let Some(table) = self.table_of(name) else {
+            return Ok(false);
+        };
+        let hit = table.lookup(name, at)?;
+        Ok(hit.is_some_and(|hit| !matches!(hit.value(), ValueSource::Absent)))
     }
 }
 

@@ -238,6 +238,9 @@ impl TableBuilder {
                 properties.tombstone_count += 1;
             }
         }
+        if is_new_name && entry.kind != EntryKind::Tombstone {
+            properties.count_value(entry.name);
+        }
         if is_new_name {
             self.name.clear();
             self.name.extend_from_slice(entry.name);

@@ -17,7 +17,7 @@ pub struct Damage {
     /// What is there.
     pub found: String,
     /// The bytes are intact but of a version that this build does not read.
-    pub is_newer: bool,
+    pub is_unsupported: bool,
 }
 
 impl Damage {
@@ -32,31 +32,31 @@ impl Damage {
             what,
             expected: expected.to_string(),
             found: found.to_string(),
-            is_newer: false,
+            is_unsupported: false,
         }
     }
 
-    /// Something intact that only a newer version reads.
-    pub(super) fn newer(
+    /// Something intact that only another version reads.
+    pub(super) fn unsupported(
         at: u64,
         what: &'static str,
         expected: impl fmt::Display,
         found: impl fmt::Display,
     ) -> Damage {
         Damage {
-            is_newer: true,
+            is_unsupported: true,
             ..Damage::new(at, what, expected, found)
         }
     }
 
     /// The error that names the file as well.
     pub fn into_error(self, path: &Path) -> Error {
-        if self.is_newer {
+        if self.is_unsupported {
             return Error::Unsupported {
                 path: path.to_owned(),
                 expected: format!("{} {}", self.what, self.expected),
                 found: format!(
-                    "a table with {} {} at byte {}, which needs a newer version",
+                    "a table with {} {} at byte {}, which needs another version",
                     self.what, self.found, self.at
                 ),
             };

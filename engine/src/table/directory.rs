@@ -122,7 +122,7 @@ impl Section {
         }
         if section.flags & !MUST_UNDERSTAND != 0 {
             let found = format!("{:#x}", section.flags);
-            return Err(Damage::newer(
+            return Err(Damage::unsupported(
                 at(FLAGS),
                 "flags of a section",
                 "0 or 1",
@@ -130,7 +130,7 @@ impl Section {
             ));
         }
         if !section.is_known() && section.flags & MUST_UNDERSTAND != 0 {
-            return Err(Damage::newer(
+            return Err(Damage::unsupported(
                 at(TYPE),
                 "section type",
                 "1 to 4",
@@ -281,12 +281,12 @@ mod tests {
         assert!(
             decoded(&[known, section(99, 1, 256, 7)])
                 .unwrap_err()
-                .is_newer
+                .is_unsupported
         );
         assert!(
             decoded(&[known, section(FENCES, 2, 256, 7)])
                 .unwrap_err()
-                .is_newer
+                .is_unsupported
         );
     }
 

@@ -23,7 +23,7 @@ pub(super) const HEADER_LEN: usize = 64;
 pub(super) const MAGIC_BYTES: [u8; 8] = *b"\x8eSLtable";
 
 /// The version that this build writes, and the only one that it reads.
-pub(super) const VERSION_NUMBER: u16 = 1;
+pub(super) const VERSION_NUMBER: u16 = 2;
 
 const MAGIC: Field = Field::first(8);
 const VERSION: Field = MAGIC.then(2);
@@ -81,7 +81,7 @@ pub(super) fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Identity, Damage> {
     }
     let version = VERSION.u16(bytes);
     if version != VERSION_NUMBER {
-        return Err(Damage::newer(
+        return Err(Damage::unsupported(
             VERSION.at as u64,
             "format version",
             VERSION_NUMBER,
@@ -166,8 +166,10 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_called_newer() {
-        assert!(refusal(VERSION, &2u16.to_le_bytes()).is_newer);
+    fn another_version_is_not_called_damage() {
+        for version in [VERSION_NUMBER - 1, VERSION_NUMBER + 1] {
+            assert!(refusal(VERSION, &version.to_le_bytes()).is_unsupported);
+        }
     }
 
     #[test]
@@ -195,7 +197,7 @@ mod tests {
             ),
         ] {
             let damage = refusal(field, value);
-            assert_eq!((damage.at, damage.is_newer), (field.at as u64, false));
+            assert_eq!((damage.at, damage.is_unsupported), (field.at as u64, false));
             assert!(damage.to_string().contains(text), "{damage}");
         }
     }

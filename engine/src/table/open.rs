@@ -67,7 +67,8 @@ pub(super) fn open(
         directory::PROPERTIES,
         footer.directory_at,
     )?;
-    let properties = Properties::decode(&section, at).map_err(wrong)?;
+    let mut properties = Properties::decode(&section, at).map_err(wrong)?;
+    let keyspaces = std::mem::take(&mut properties.keyspaces);
 
     let mut warnings = Vec::new();
     let point_index = match directory.find(directory::POINT_INDEX) {
@@ -110,6 +111,7 @@ pub(super) fn open(
         point_index,
         source,
         meta,
+        keyspaces,
         warnings,
     })
 }

@@ -12,7 +12,7 @@
 //! |     56 |    4 | name_min_len  | Length of the first name.                                  |
 //! |     60 |    4 | name_max_len  | Length of the last name.                                   |
 //! |     64 |    4 | file_count    | Files that pointers lead to.                               |
-//! |     68 |    4 | reserved      | Zero. A reader rejects anything else.                      |
+//! |     68 |    4 | keyspace_count | Keyspaces with a name that has a value.                   |
 //! |     72 |    n | name_min      | The first name.                                            |
 //! |   72+n |    m | name_max      | The last name, then zeros up to a multiple of 8.           |
 //!
@@ -27,6 +27,16 @@
 //! |      8 |    8 | file          | As in a pointer.                                           |
 //! |     16 |    8 | live_len      | Bytes of the file that pointers of this table lead to.     |
 //! |     24 |    8 | live_count    | Pointers of this table that lead there.                    |
+//!
+//! Then `keyspace_count` rows, ascending by keyspace:
+//!
+//! | Offset | Size | Field         | Meaning                                                    |
+//! |-------:|-----:|---------------|------------------------------------------------------------|
+//! |      0 |    4 | keyspace      | First four bytes of the names, read as a big-endian number. |
+//! |      4 |    4 | reserved      | Zero. A reader rejects anything else.                      |
+//! |      8 |    8 | value_count   | Names in it whose newest entry is not a tombstone. Never 0. |
+//!
+//! A name of less than four bytes is in no keyspace.
 
 use strandline_wal::{Hlc, ShardId};
 
@@ -37,6 +47,8 @@ use super::pointer::{PointerSource, ValuePointer};
 
 const HEADER_LEN: usize = 72;
 const ROW_LEN: usize = 32;
+/// Bytes of a keyspace's row.
+pub(super) const COUNT_LEN: usize = 16;
 
 const ENTRY_COUNT: Field = Field::first(8);
 const TOMBSTONE_COUNT: Field = ENTRY_COUNT.then(8);
@@ -48,7 +60,7 @@ const VALUES_LEN: Field = NAMES_LEN.then(8);
 const NAME_MIN_LEN: Field = VALUES_LEN.then(4);
 const NAME_MAX_LEN: Field = NAME_MIN_LEN.then(4);
 const FILE_COUNT: Field = NAME_MAX_LEN.then(4);
-const RESERVED: Field = FILE_COUNT.then(4);
+const KEYSPACE_COUNT: Field = FILE_COUNT.then(4);
 
 const SOURCE: Field = Field::first(1);
 const RESERVED_1: Field = SOURCE.then(1);
@@ -58,8 +70,13 @@ const FILE: Field = RESERVED_4.then(8);
 const LIVE_LEN: Field = FILE.then(8);
 const LIVE_COUNT: Field = LIVE_LEN.then(8);
 
-const _: () = assert!(RESERVED.end() == HEADER_LEN);
+const KEYSPACE: Field = Field::first(4);
+const COUNT_RESERVED: Field = KEYSPACE.then(4);
+const VALUE_COUNT: Field = COUNT_RESERVED.then(8);
+
+const _: () = assert!(KEYSPACE_COUNT.end() == HEADER_LEN);
 const _: () = assert!(LIVE_COUNT.end() == ROW_LEN);
+const _: () = assert!(VALUE_COUNT.end() == COUNT_LEN);
 
 /// A file that pointers of a table lead to, and how much of it they need.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,6 +99,19 @@ impl PointerFile {
     }
 }
 
+/// How many names of a keyspace have a value as their newest entry in a table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct KeyspaceCount {
+    pub keyspace: u32,
+    /// Invariant: never 0.
+    pub value_count: u64,
+}
+
+/// The keyspace that a name is in.
+fn keyspace_of(name: &[u8]) -> Option<u32> {
+    name.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
 /// What is in a table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Properties {
@@ -96,6 +126,8 @@ pub(super) struct Properties {
     pub name_max: Vec<u8>,
     /// Invariant: ascending by source, shard and file.
     pub files: Vec<PointerFile>,
+    /// Invariant: ascending by keyspace.
+    pub keyspaces: Vec<KeyspaceCount>,
 }
 
 impl Properties {
@@ -112,6 +144,21 @@ impl Properties {
             name_min: Vec::new(),
             name_max: Vec::new(),
             files: Vec::new(),
+            keyspaces: Vec::new(),
+        }
+    }
+
+    /// Counts a name whose newest entry is not a tombstone. Names come in their order.
+    pub fn count_value(&mut self, name: &[u8]) {
+        let Some(keyspace) = keyspace_of(name) else {
+            return;
+        };
+        match self.keyspaces.last_mut() {
+            Some(last) if last.keyspace == keyspace => last.value_count += 1,
+            _ => self.keyspaces.push(KeyspaceCount {
+                keyspace,
+                value_count: 1,
+            }),
         }
     }
 
@@ -150,6 +197,8 @@ impl Properties {
         NAME_MIN_LEN.put(&mut header, &(self.name_min.len() as u32).to_le_bytes());
         NAME_MAX_LEN.put(&mut header, &(self.name_max.len() as u32).to_le_bytes());
         FILE_COUNT.put(&mut header, &(self.files.len() as u32).to_le_bytes());
+        let keyspace_count = self.keyspaces.len() as u32;
+        KEYSPACE_COUNT.put(&mut header, &keyspace_count.to_le_bytes());
         let mut bytes = header.to_vec();
         bytes.extend_from_slice(&self.name_min);
         bytes.extend_from_slice(&self.name_max);
@@ -161,6 +210,12 @@ impl Properties {
             FILE.put(&mut row, &file.file.to_le_bytes());
             LIVE_LEN.put(&mut row, &file.live_len.to_le_bytes());
             LIVE_COUNT.put(&mut row, &file.live_count.to_le_bytes());
+            bytes.extend_from_slice(&row);
+        }
+        for count in &self.keyspaces {
+            let mut row = [0; COUNT_LEN];
+            KEYSPACE.put(&mut row, &count.keyspace.to_le_bytes());
+            VALUE_COUNT.put(&mut row, &count.value_count.to_le_bytes());
             bytes.extend_from_slice(&row);
         }
         bytes
@@ -176,15 +231,6 @@ impl Properties {
                 bytes.len(),
             ));
         };
-        if !RESERVED.is_zero(header) {
-            let at = at + RESERVED.at as u64;
-            return Err(Damage::new(
-                at,
-                "reserved bytes of the properties",
-                "zeros",
-                "others",
-            ));
-        }
         let name_min_len = NAME_MIN_LEN.u32(header) as usize;
         let name_max_len = NAME_MAX_LEN.u32(header) as usize;
         let names_len = name_min_len.saturating_add(name_max_len);
@@ -220,7 +266,18 @@ impl Properties {
             ));
         }
         let files_at = names_at + padded_len as u64;
-        let files = decode_files(rows, FILE_COUNT.u32(header), files_at)?;
+        let files_len = (FILE_COUNT.u32(header) as usize).saturating_mul(ROW_LEN);
+        let Some((files, keyspaces)) = rows.split_at_checked(files_len) else {
+            return Err(Damage::new(
+                files_at,
+                "length of the pointer files",
+                format!("at most {}", rows.len()),
+                files_len,
+            ));
+        };
+        let keyspaces_at = files_at + files_len as u64;
+        let keyspaces = decode_keyspaces(keyspaces, KEYSPACE_COUNT.u32(header), keyspaces_at)?;
+        let files = decode_files(files, files_at)?;
         let properties = Properties {
             entry_count: ENTRY_COUNT.u64(header),
             tombstone_count: TOMBSTONE_COUNT.u64(header),
@@ -232,6 +289,7 @@ impl Properties {
             name_min: name_min.to_vec(),
             name_max: name_max.to_vec(),
             files,
+            keyspaces,
         };
         properties.check(at)?;
         Ok(properties)
@@ -239,9 +297,14 @@ impl Properties {
 
     /// The counts do not contradict each other.
     fn check(&self, at: u64) -> Result<(), Damage> {
+        let value_count = self
+            .keyspaces
+            .iter()
+            .fold(0u64, |sum, row| sum.saturating_add(row.value_count));
         let is_sane = self.entry_count > 0
             && self.tombstone_count <= self.entry_count
             && (1..=self.entry_count).contains(&self.name_count)
+            && value_count <= self.name_count.min(self.entry_count - self.tombstone_count)
             && self.version_min <= self.version_max;
         if is_sane {
             return Ok(());
@@ -255,17 +318,40 @@ impl Properties {
     }
 }
 
-fn decode_files(bytes: &[u8], count: u32, at: u64) -> Result<Vec<PointerFile>, Damage> {
-    let (rows, rest) = bytes.as_chunks::<ROW_LEN>();
+fn decode_keyspaces(bytes: &[u8], count: u32, at: u64) -> Result<Vec<KeyspaceCount>, Damage> {
+    let (rows, rest) = bytes.as_chunks::<COUNT_LEN>();
     if rows.len() != count as usize || !rest.is_empty() {
-        let expected = u64::from(count) * ROW_LEN as u64;
         return Err(Damage::new(
             at,
-            "length of the pointer files",
-            expected,
+            "length of the counts by keyspace",
+            u64::from(count) * COUNT_LEN as u64,
             bytes.len(),
         ));
     }
+    let mut keyspaces: Vec<KeyspaceCount> = Vec::with_capacity(rows.len());
+    for (index, row) in rows.iter().enumerate() {
+        let count = KeyspaceCount {
+            keyspace: KEYSPACE.u32(row),
+            value_count: VALUE_COUNT.u64(row),
+        };
+        let before = keyspaces.last().map(|before| before.keyspace);
+        if before >= Some(count.keyspace) || count.value_count == 0 || !COUNT_RESERVED.is_zero(row)
+        {
+            return Err(Damage::new(
+                at + (index * COUNT_LEN) as u64,
+                "count of a keyspace",
+                "ascending, above 0",
+                "other bytes",
+            ));
+        }
+        keyspaces.push(count);
+    }
+    Ok(keyspaces)
+}
+
+/// Reads rows that fill `bytes`.
+fn decode_files(bytes: &[u8], at: u64) -> Result<Vec<PointerFile>, Damage> {
+    let (rows, _) = bytes.as_chunks::<ROW_LEN>();
     let mut files: Vec<PointerFile> = Vec::with_capacity(rows.len());
     for (index, row) in rows.iter().enumerate() {
         let at = at + (index * ROW_LEN) as u64;
@@ -320,7 +406,7 @@ mod tests {
             ("name_min_len", NAME_MIN_LEN),
             ("name_max_len", NAME_MAX_LEN),
             ("file_count", FILE_COUNT),
-            ("reserved", RESERVED),
+            ("keyspace_count", KEYSPACE_COUNT),
         ];
         super::super::layout::check_byte_table(source, 0, &header);
         let row = [
@@ -333,6 +419,12 @@ mod tests {
             ("live_count", LIVE_COUNT),
         ];
         super::super::layout::check_byte_table(source, 1, &row);
+        let row = [
+            ("keyspace", KEYSPACE),
+            ("reserved", COUNT_RESERVED),
+            ("value_count", VALUE_COUNT),
+        ];
+        super::super::layout::check_byte_table(source, 2, &row);
     }
 
     fn sample() -> Properties {
@@ -347,7 +439,11 @@ mod tests {
             name_min: b"first".to_vec(),
             name_max: b"last name".to_vec(),
             files: Vec::new(),
+            keyspaces: Vec::new(),
         };
+        for name in [&b"first"[..], b"fir", b"fish", b"last name"] {
+            properties.count_value(name);
+        }
         let mut pointer = ValuePointer {
             source: PointerSource::ValueFile,
             shard: ShardId(2),
@@ -372,7 +468,51 @@ mod tests {
             (properties.files[1].live_len, properties.files[1].live_count),
             (200, 2)
         );
+        let counts = properties.keyspaces.iter();
+        let counts: Vec<(u32, u64)> = counts.map(|c| (c.keyspace, c.value_count)).collect();
+        let number = |name: &[u8; 4]| u32::from_be_bytes(*name);
+        assert_eq!(
+            counts,
+            [
+                (number(b"firs"), 1),
+                (number(b"fish"), 1),
+                (number(b"last"), 1)
+            ]
+        );
         assert_eq!(Properties::decode(&properties.encode(), 0), Ok(properties));
+    }
+
+    #[test]
+    fn counts_by_keyspace_that_cannot_be_are_refused_where_they_stand() {
+        let good = sample().encode();
+        let rows_at = (good.len() - 3 * COUNT_LEN) as u64;
+        let refused = |change: fn(&mut Properties)| {
+            let mut properties = sample();
+            change(&mut properties);
+            let damage = Properties::decode(&properties.encode(), 64).unwrap_err();
+            (damage.at - 64, damage.what)
+        };
+        let row = |n: usize| (rows_at + (n * COUNT_LEN) as u64, "count of a keyspace");
+        assert_eq!(refused(|p| p.keyspaces[1].value_count = 0), row(1));
+        assert_eq!(refused(|p| p.keyspaces.swap(1, 2)), row(2));
+        assert_eq!(refused(|p| p.keyspaces[1] = p.keyspaces[0]), row(1));
+        // Four names, and four entries that are no tombstones.
+        let counts = (0, "counts in the properties");
+        assert_eq!(refused(|p| p.keyspaces[2].value_count = 3), counts);
+        assert_eq!(refused(|p| p.keyspaces[2].value_count = u64::MAX), counts);
+        assert_eq!(refused(|p| p.tombstone_count = 3), counts);
+        // As many rows as are declared, and whole ones.
+        let len = (rows_at, "length of the counts by keyspace");
+        for (at, byte) in [(KEYSPACE_COUNT.at, 2), (KEYSPACE_COUNT.at + 3, 0xff)] {
+            let mut bad = good.clone();
+            bad[at] = byte;
+            let damage = Properties::decode(&bad, 0).unwrap_err();
+            assert_eq!((damage.at, damage.what), len);
+        }
+        let mut bad = good.clone();
+        bad[FILE_COUNT.at + 3] = 0xff;
+        let damage = Properties::decode(&bad, 0).unwrap_err();
+        assert_eq!(damage.what, "length of the pointer files");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::meta::TableMeta;
 use super::open;
 use super::point_index::{PointIndex, hash_of};
 use super::pointer::ValuePointer;
+use super::properties::KeyspaceCount;
 use super::record::{ALIGN_LEN, Record};
 use super::scan::TableCursor;
 use super::source::{Hold, Keep, Source};
@@ -63,6 +64,7 @@ pub struct Table {
     pub(super) point_index: Option<PointIndex>,
     pub(super) source: Source,
     pub(super) meta: TableMeta,
+    pub(super) keyspaces: Vec<KeyspaceCount>,
     pub(super) warnings: Vec<Damage>,
 }
 
@@ -72,7 +74,7 @@ impl Table {
     ///
     /// # Errors
     /// The disk's; `Corrupt` with the offset where the file is damaged, cut, or not the expected
-    /// one; `Unsupported` where it needs a newer version.
+    /// one; `Unsupported` where it is of another version.
     pub fn open(
         disk: &dyn Disk,
         path: &Path,
@@ -85,6 +87,13 @@ impl Table {
     /// What is in the table.
     pub fn meta(&self) -> &TableMeta {
         &self.meta
+    }
+
+    /// How many names of a keyspace have a value as their newest entry. Reads no chunk.
+    pub fn value_count(&self, keyspace: u32) -> u64 {
+        self.keyspaces
+            .binary_search_by_key(&keyspace, |row| row.keyspace)
+            .map_or(0, |row| self.keyspaces[row].value_count)
     }
 
     /// The file.

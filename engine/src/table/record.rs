@@ -93,7 +93,7 @@ impl Record {
         let Some(kind) = EntryKind::from_number(KIND.u8(header)) else {
             let (at, number) = ((at + KIND.at) as u64, KIND.u8(header));
             return Err(if EntryKind::is_reserved(number) {
-                Damage::newer(at, "kind of a record", "1 to 3", number)
+                Damage::unsupported(at, "kind of a record", "1 to 3", number)
             } else {
                 Damage::new(at, "kind of a record", "1 to 3", number)
             });
@@ -248,8 +248,16 @@ mod tests {
         assert!(checked(&record(2, b"name", &[0; POINTER_LEN])).is_err());
         assert!(checked(&record(2, b"name", b"short")).is_err());
         assert!(checked(&record(0, b"name", b"value")).is_err());
-        assert!(checked(&record(4, b"name", b"value")).unwrap_err().is_newer);
-        assert!(checked(&record(5, b"name", b"value")).unwrap_err().is_newer);
+        assert!(
+            checked(&record(4, b"name", b"value"))
+                .unwrap_err()
+                .is_unsupported
+        );
+        assert!(
+            checked(&record(5, b"name", b"value"))
+                .unwrap_err()
+                .is_unsupported
+        );
     }
 
     #[test]

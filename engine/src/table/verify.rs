@@ -15,7 +15,7 @@ use super::meta::TableMeta;
 use super::open::check_section;
 use super::point_index::{PointIndex, hash_of};
 use super::pointer::ValuePointer;
-use super::properties::Properties;
+use super::properties::{COUNT_LEN, KeyspaceCount, Properties};
 use super::reader::Table;
 use super::record::{ALIGN_LEN, Record};
 
@@ -141,6 +141,9 @@ impl Check<'_> {
         }
         counted.name_max.clear();
         counted.name_max.extend_from_slice(name);
+        if record.kind != EntryKind::Tombstone {
+            counted.count_value(name);
+        }
         let place_at = chunk_at + record.at as u64;
         let is_newest_known = !std::mem::take(&mut self.is_behind_damage);
         match &self.table.point_index {
@@ -152,14 +155,23 @@ impl Check<'_> {
     /// The properties say what the chunks have. Asked only where all chunks were good.
     fn counts(&mut self) {
         let table = self.table;
-        let counted = std::mem::replace(&mut self.counted, Properties::empty());
+        let mut counted = std::mem::replace(&mut self.counted, Properties::empty());
+        let section = table.directory.find(directory::PROPERTIES);
+        let keyspaces = std::mem::take(&mut counted.keyspaces);
+        if keyspaces != table.keyspaces {
+            // They are the last rows of the section.
+            let rows_len = (table.keyspaces.len() * COUNT_LEN) as u64;
+            let at = section.map_or(0, |section| section.end() - rows_len);
+            let sum = |rows: &[KeyspaceCount]| rows.iter().map(|row| row.value_count).sum::<u64>();
+            let names = |rows| format!("{} names in {} keyspaces", sum(rows), rows.len());
+            let (expected, found) = (names(&keyspaces), names(&table.keyspaces));
+            self.damages
+                .push(Damage::new(at, "counts by keyspace", expected, found));
+        }
         let meta = &table.meta;
         let counted = TableMeta::of(meta.identity, meta.len, meta.digest, counted);
         if counted != *meta {
-            let at = table
-                .directory
-                .find(directory::PROPERTIES)
-                .map_or(0, |section| section.at);
+            let at = section.map_or(0, |section| section.at);
             let expected = format!("{} entries as counted", counted.entry_count);
             let found = format!("{} entries and what goes with them", meta.entry_count);
             self.damages

@@ -275,6 +275,52 @@ fn verify_compares_the_digest_of_all_bytes() {
     }
 }
 
+/// The counts by keyspace are the last rows of the properties, 16 bytes each: `comm` 9, `huge` 1, `last` 1.
+#[test]
+fn verify_tells_counts_by_keyspace_that_are_not_those_of_the_entries() {
+    let (_, good) = table_bytes(IDENTITY);
+    let number = |name: &[u8; 4]| u32::from_be_bytes(*name);
+    let counts = |table: &Table| [b"comm", b"huge", b"last"].map(|n| table.value_count(number(n)));
+    let mut rows_at = 0;
+    let mut forged = |change: fn(&mut [u8])| {
+        let bytes = with_sections(&good, |sections| {
+            let (_, bytes) = sections
+                .iter_mut()
+                .find(|(s, _)| s.kind == directory::PROPERTIES)
+                .unwrap();
+            rows_at = bytes.len() - 48;
+            change(&mut bytes[rows_at..]);
+        });
+        disks_with(&bytes).map(|disk| open(&disk, "t").unwrap())
+    };
+    for table in forged(|_| {}) {
+        assert_eq!((counts(&table), table.verify().len()), ([9, 1, 1], 0));
+    }
+    let one_less: fn(&mut [u8]) = |rows| rows[8] = 8;
+    let elsewhere: fn(&mut [u8]) = |rows| (rows[8], rows[24]) = (8, 2);
+    let renamed: fn(&mut [u8]) = |rows| rows[32..36].copy_from_slice(&number_of(b"lost"));
+    for (change, found) in [
+        (one_less, [8, 1, 1]),
+        (elsewhere, [8, 2, 1]),
+        (renamed, [9, 1, 0]),
+    ] {
+        for table in forged(change) {
+            assert_eq!(counts(&table), found);
+            let damages = table.verify();
+            let section = table.directory.find(directory::PROPERTIES).unwrap();
+            let told = [(section.end() - 48, "counts by keyspace")];
+            assert_eq!(
+                damages.iter().map(|d| (d.at, d.what)).collect::<Vec<_>>(),
+                told
+            );
+        }
+    }
+}
+
+fn number_of(name: &[u8; 4]) -> [u8; 4] {
+    u32::from_be_bytes(*name).to_le_bytes()
+}
+
 /// The file with other sections, under good checksums.
 fn with_sections(good: &[u8], change: impl FnOnce(&mut Vec<(Section, Vec<u8>)>)) -> Vec<u8> {
     let footer_at = good.len() - FOOTER_LEN;
@@ -360,7 +406,7 @@ fn unknown_sections_are_skipped_unless_they_must_be_understood() {
     for disk in disks_with(&with(1)) {
         let error = open(&disk, "t").unwrap_err();
         assert!(
-            error.to_string().contains("needs a newer version"),
+            error.to_string().contains("needs another version"),
             "{error}"
         );
     }

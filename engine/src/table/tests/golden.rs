@@ -46,6 +46,7 @@ fn the_golden_table_is_read() {
     let table = open(&disk, "t").unwrap();
     assert_eq!(*table.identity(), IDENTITY);
     assert_eq!(rows_of(&table).0, rows());
+    assert_eq!([0, 1, 2].map(|n| table.value_count(n)), [0, 3, 1]);
     assert_eq!(table.verify(), []);
     assert_eq!(table.warnings(), []);
 }
