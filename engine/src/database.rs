@@ -475,7 +475,7 @@ impl Database {
             let store = dataset.inner().store();
             while store.log_step() {}
             for work in [flush_step, compact_step] {
-                while count < step_count_max && work(&store)? {
+                while count < step_count_max && work(&store, &|| true)? {
                     count += 1;
                 }
             }

@@ -11,12 +11,16 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::store::compact::GoesOn;
 
 /// Longest sleep of a background thread: idle work is looked for this often.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The stores that background work is done for, as they are now.
 pub(crate) type Stores = Arc<dyn Fn() -> Vec<Arc<Store>> + Send + Sync>;
+
+/// One piece of work for a store. Returns whether there was something to do.
+type Work = fn(&Store, GoesOn<'_>) -> Result<bool>;
 
 /// Wakes background threads.
 #[derive(Default)]
@@ -77,12 +81,7 @@ impl Runtime {
         }
     }
 
-    fn spawn(
-        &self,
-        name: &str,
-        stores: Stores,
-        work: fn(&Store) -> Result<bool>,
-    ) -> std::io::Result<()> {
+    fn spawn(&self, name: &str, stores: Stores, work: Work) -> std::io::Result<()> {
         let signal = Arc::clone(&self.signal);
         let run = move || {
             let mut seen = 0;
@@ -118,11 +117,13 @@ impl Drop for Runtime {
 
 /// Works for one store until there is nothing to do. Failures are the store's to report: a full disk
 /// is met again by writers, and tried again later.
-fn step(store: &Store, work: fn(&Store) -> Result<bool>, signal: &Signal) {
-    while !signal.is_stopped() && store.check().is_ok() {
-        match catch_unwind(AssertUnwindSafe(|| work(store))) {
+fn step(store: &Store, work: Work, signal: &Signal) {
+    let goes_on = || !signal.is_stopped();
+    while goes_on() && store.check().is_ok() {
+        match catch_unwind(AssertUnwindSafe(|| work(store, &goes_on))) {
             Ok(Ok(true)) => {}
-            Ok(Ok(false)) => return,
+            // Closed: it was given up because the threads end.
+            Ok(Ok(false) | Err(Error::Closed(_))) => return,
             Ok(Err(error)) => {
                 store.note_background_failure(error);
                 return;
@@ -145,13 +146,13 @@ fn said(panic: &Box<dyn std::any::Any + Send>) -> Arc<str> {
 }
 
 /// One piece of flushing. Returns whether there was something to do.
-pub(crate) fn flush_step(store: &Store) -> Result<bool> {
+pub(crate) fn flush_step(store: &Store, _: GoesOn<'_>) -> Result<bool> {
     store.flush_oldest()
 }
 
 /// One piece of compaction. Returns whether there was something to do.
-pub(crate) fn compact_step(store: &Store) -> Result<bool> {
-    store.compact_step()
+pub(crate) fn compact_step(store: &Store, goes_on: GoesOn<'_>) -> Result<bool> {
+    Ok(store.compact_step(goes_on)? || store.settle(goes_on)?)
 }
 
 /// One piece of work on the logs. Returns whether there was something to do.
@@ -190,14 +191,13 @@ mod tests {
 
     #[test]
     fn a_panic_of_background_work_stops_the_dataset_and_says_so() {
-        type Work = fn(&Store) -> Result<bool>;
         let works: [(Work, &str); 3] = [
-            (|_| panic!("a bug"), "a bug"),
+            (|_, _| panic!("a bug"), "a bug"),
             (
-                |store| panic!("a bug of {}", store.id()),
+                |store, _| panic!("a bug of {}", store.id()),
                 "a bug of primary",
             ),
-            (|_| std::panic::panic_any(7), "a panic without a message"),
+            (|_, _| std::panic::panic_any(7), "a panic without a message"),
         ];
         for (work, said) in works {
             let (db, store) = store();
@@ -206,7 +206,7 @@ mod tests {
             assert!(matches!(error, Error::Stopped { .. }), "{error}");
             assert!(error.to_string().contains(said), "{error}");
             // Nothing more is done for it, nor written to it.
-            step(&store, |_| panic!("it was called"), &Signal::default());
+            step(&store, |_, _| panic!("it was called"), &Signal::default());
             let refused = db.keyspace("map").unwrap_err();
             assert_eq!(refused.to_string(), error.to_string());
         }
@@ -230,13 +230,45 @@ mod tests {
         }
     }
 
+    /// A close does not wait for a long merge: it is given up, and leaves nothing behind.
+    #[test]
+    fn a_merge_that_is_not_to_go_on_leaves_everything_as_it_was() {
+        let machine = SimEnv::new(1);
+        let options = Options {
+            background: Background::Manual,
+            ..Options::default()
+        };
+        let db = options.open_with("/db", machine.env()).unwrap();
+        let (map, dataset) = (db.keyspace("map").unwrap(), db.dataset("").unwrap());
+        for n in 0..2u8 {
+            map.put([n], "value").unwrap();
+            dataset.flush().unwrap();
+        }
+        let store = dataset.inner().store();
+        let before = (store.manifest(), machine.disk.files().len());
+        machine.clock.advance_ms(200);
+        let given_up = store.settle(&|| false).unwrap_err();
+        assert!(matches!(given_up, Error::Closed(_)), "{given_up}");
+        let manifest = store.manifest();
+        assert_eq!(manifest.runs, before.0.runs);
+        assert_eq!(machine.disk.files().len(), before.1);
+        step(
+            &store,
+            |_, _| Err(Error::Closed("database")),
+            &Signal::default(),
+        );
+        store.check().unwrap();
+        dataset.compact().unwrap();
+        assert_eq!(store.manifest().runs.len(), 1);
+    }
+
     #[test]
     fn work_ends_where_there_is_none_and_where_it_is_stopped() {
         let (_db, store) = store();
         let signal = Signal::default();
-        step(&store, |_| Ok(false), &signal);
+        step(&store, |_, _| Ok(false), &signal);
         signal.stop();
-        step(&store, |_| panic!("it was called"), &signal);
+        step(&store, |_, _| panic!("it was called"), &signal);
         store.check().unwrap();
     }
 }

@@ -343,3 +343,38 @@ fn three_nodes_over_real_sockets_fail_over_without_losing_what_was_acknowledged(
     let map = b.keyspace("map").unwrap();
     map.put("after", "failover").unwrap();
 }
+
+/// What a follower lacks stays out of the leader's tables, so that it can be cut off its log should the
+/// follower lead; then both settle, each by itself.
+#[test]
+fn a_leader_settles_when_its_followers_have_everything() {
+    let (mut cluster, mut a, mut b) = leader_and_follower();
+    let put = |a: &Machine, from: u32| {
+        let map = a.db.keyspace("map").unwrap();
+        for n in from..from + 300 {
+            map.put(n.to_be_bytes(), [7; 100]).unwrap();
+        }
+    };
+    let settles = |machine: &Machine| {
+        machine.env.clock.advance_ms(1_000);
+        machine.db.run_background(10).unwrap() > 0
+    };
+    put(&a, 0);
+    cluster.run(&mut [&mut a, &mut b], 1_000);
+    assert!(settles(&a) && settles(&b));
+    for n in 1..3 {
+        put(&a, n * 300);
+        cluster.run(&mut [&mut a], 100);
+        assert!(!settles(&a) && !settles(&b));
+        cluster.run(&mut [&mut a, &mut b], 1_000);
+        assert!(settles(&a) && settles(&b));
+        assert!(!settles(&a) && !settles(&b));
+        for machine in [&a, &b] {
+            let stats = primary(machine).stats();
+            assert_eq!((stats.run_count, stats.unflushed_len), (1, 0));
+            let map = machine.db.keyspace("map").unwrap();
+            assert_eq!(map.len().unwrap(), u64::from((n + 1) * 300));
+        }
+    }
+    assert_eq!(primary(&a).positions(), primary(&b).positions());
+}

@@ -21,6 +21,8 @@ fn options() -> Options {
         segment_len_max: 64 << 10,
         table_len_max: 64 << 10,
         reserve_len_max: 64 << 10,
+        // Files that are damaged stay what they are.
+        settle_after: None,
         ..Options::default()
     }
 }

@@ -6,6 +6,8 @@
 //! half of the segments that hold them, everything is merged and the values of mostly dead segments
 //! are moved into tables.
 //!
+//! Where nothing is written for a while, everything becomes one run, once: see [`Store::settle`].
+//!
 //! [`Options::run_count_max`]: crate::Options::run_count_max
 
 use std::collections::HashMap;
@@ -34,13 +36,21 @@ const NO_SPACE_PAUSE_NS: u64 = 5_000_000_000;
 /// Dead values below this are not worth a compaction of their own, in bytes.
 const DEAD_LEN_MIN: u64 = 4 << 20;
 
+/// What is new is merged into the bottom at once, when nothing is written, if it is this share of it.
+const SETTLE_SHARE: u64 = 16;
+/// Less than that is merged, later, only where all tables are below this, in bytes.
+const SETTLE_LEN_MAX: u64 = 64 << 20;
+
+/// Tells whether work is to go on: a merge asks it at every entry.
+pub(crate) type GoesOn<'a> = &'a dyn Fn() -> bool;
+
 impl Store {
     /// Compacts if it is worth it. Returns whether something was done.
     ///
     /// # Errors
     /// The disk's, or damage in an input: nothing changes then, and damaged bytes are never given a
-    /// new checksum.
-    pub fn compact_step(&self) -> Result<bool> {
+    /// new checksum. [`Error::Closed`] where it was not to go on.
+    pub fn compact_step(&self, goes_on: GoesOn<'_>) -> Result<bool> {
         if self.role == Role::Reader {
             return Ok(false);
         }
@@ -52,8 +62,74 @@ impl Store {
         let view = self.view();
         match self.choose(&view) {
             None => Ok(false),
-            Some(runs) => self.merge(view, &runs).map(|()| true),
+            Some(runs) => self.merge(view, &runs, goes_on).map(|()| true),
         }
+    }
+
+    /// Merges everything into one run where nothing was written for long enough and it is worth it, once
+    /// after a write; an open counts as one. Returns whether something was done.
+    ///
+    /// What some follower lacks stays out of tables: should another node lead on without it, it can be
+    /// cut off the log.
+    ///
+    /// # Errors
+    /// As [`Store::compact_step`].
+    pub fn settle(&self, goes_on: GoesOn<'_>) -> Result<bool> {
+        let Some(after) = self.options().settle_after else {
+            return Ok(false);
+        };
+        if self.role == Role::Reader {
+            return Ok(false);
+        }
+        let now_ns = self.shared.env.clock.mono_ns();
+        let counters = &self.counters;
+        let written_ns = counters.last_write_ns.load(Ordering::Relaxed);
+        let is_due = |pauses: u64| {
+            let pause_ns = after.as_nanos().saturating_mul(pauses.into());
+            u128::from(now_ns.saturating_sub(written_ns)) >= pause_ns
+        };
+        if counters.settled_write_ns.load(Ordering::Relaxed) == written_ns
+            || now_ns < counters.compact_after_ns.load(Ordering::Relaxed)
+            || !is_due(1)
+            || !Self::settle_pauses(&self.view()).is_some_and(is_due)
+            || !self.is_everywhere()
+        {
+            return Ok(false);
+        }
+        counters
+            .settled_write_ns
+            .store(written_ns, Ordering::Relaxed);
+        self.merge_all(2, goes_on)?;
+        self.shared.pool.clear()?;
+        Ok(true)
+    }
+
+    /// How many pauses long nothing must have been written before everything is merged; `None` where that
+    /// is not worth it.
+    fn settle_pauses(view: &View) -> Option<u64> {
+        let levels = std::iter::once(&view.active).chain(view.sealed.iter().map(|s| &s.level));
+        // An epoch's start is logged, and in no memtable.
+        let levels = levels.filter(|level| level.index.approximate_len() > 0);
+        let logged: u64 = levels.map(|level| level.log_len()).sum();
+        let (bottom, tiers) = match view.runs.split_last() {
+            Some((bottom, tiers)) => (bottom.len(), tiers),
+            None => (0, &[][..]),
+        };
+        let newer = logged + tiers.iter().map(|run| run.len()).sum::<u64>();
+        if newer == 0 {
+            return None;
+        }
+        let pauses = bottom.div_ceil(newer.saturating_mul(SETTLE_SHARE)).max(1);
+        (pauses == 1 || bottom + newer < SETTLE_LEN_MAX).then_some(pauses)
+    }
+
+    /// Whether everything in the logs is committed, and every follower has it.
+    fn is_everywhere(&self) -> bool {
+        let committed = self.watermarks.committed();
+        self.logs.iter().zip(committed.seqs).all(|(log, seq)| {
+            let floor = &self.floors[usize::from(log.id().shard.0)];
+            log.last_seq() <= seq && log.last_seq() < floor.load(Ordering::Acquire)
+        })
     }
 
     /// Merges everything into one run.
@@ -61,19 +137,26 @@ impl Store {
     /// # Errors
     /// As [`Store::compact_step`].
     pub fn compact(&self) -> Result<()> {
+        self.merge_all(1, &|| true)
+    }
+
+    /// Flushes, and merges everything where that makes at least so many runs.
+    fn merge_all(&self, run_count_min: usize, goes_on: GoesOn<'_>) -> Result<()> {
         self.flush()?;
         let _compacting = self.compacting.lock();
         let view = self.view();
-        if view.runs.is_empty() {
+        if view.runs.len() < run_count_min {
             return Ok(());
         }
         let all = 0..view.runs.len();
-        self.merge(view, &all)
+        self.merge(view, &all, goes_on)
     }
 
     /// Merges runs that lie side by side into one, and removes what nobody needs then.
-    fn merge(&self, view: Arc<View>, runs: &Range<usize>) -> Result<()> {
-        let merged = self.shared.with_reserve(|| self.merge_runs(&view, runs));
+    fn merge(&self, view: Arc<View>, runs: &Range<usize>, goes_on: GoesOn<'_>) -> Result<()> {
+        let merged = self
+            .shared
+            .with_reserve(|| self.merge_runs(&view, runs, goes_on));
         if merged.as_ref().is_err_and(Error::is_no_space) {
             let until_ns = self.shared.env.clock.mono_ns() + NO_SPACE_PAUSE_NS;
             self.counters
@@ -140,7 +223,12 @@ impl Store {
     }
 
     /// Puts one run in the place of several, and returns the tables that it replaces.
-    fn merge_runs(&self, view: &View, runs: &Range<usize>) -> Result<Vec<u64>> {
+    fn merge_runs(
+        &self,
+        view: &View,
+        runs: &Range<usize>,
+        goes_on: GoesOn<'_>,
+    ) -> Result<Vec<u64>> {
         let inputs = &view.runs[runs.clone()];
         let live = Self::live_lens(view);
         let leaves = |pointer: &ValuePointer| {
@@ -163,7 +251,7 @@ impl Store {
             .collect();
         let mut entries = CompactionIter::new(Merge::new(cursors), rules, |_| {});
         let mut outputs = Outputs::new(self);
-        let copied = self.copy_entries(view, &mut entries, &leaves, &mut outputs);
+        let copied = self.copy_entries(view, &mut entries, &leaves, goes_on, &mut outputs);
         if let Err(error) = copied
             && !planted("compact.swallow")
         {
@@ -200,6 +288,7 @@ impl Store {
         view: &View,
         entries: &mut CompactionIter<RunCursor, F>,
         leaves: &dyn Fn(&ValuePointer) -> bool,
+        goes_on: GoesOn<'_>,
         outputs: &mut Outputs,
     ) -> Result<()> {
         entries.first();
@@ -224,6 +313,9 @@ impl Store {
             }
             entries.next();
             self.check()?;
+            if !goes_on() {
+                return Err(Error::Closed("database"));
+            }
         }
         entries.status()?;
         Ok(())

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use strandline_wal::batch::BatchHeader;
 use strandline_wal::bug::planted;
@@ -94,6 +95,8 @@ impl Store {
         bytes: &[u8],
     ) -> Result<Appended> {
         self.check_follows()?;
+        let now_ns = self.shared.env.clock.mono_ns();
+        self.counters.last_write_ns.store(now_ns, Relaxed);
         if self.view.read().sealed.len() > self.options().memtable_count_max {
             self.make_room()?;
         }

@@ -201,11 +201,22 @@ pub(crate) struct Counters {
     pub scrubbed_len: AtomicU64,
     pub scrub_passes: AtomicU64,
     pub last_write_ns: AtomicU64,
+    /// The last write after which it was settled.
+    pub settled_write_ns: AtomicU64,
     /// No compaction by itself before.
     pub compact_after_ns: AtomicU64,
 }
 
 impl Counters {
+    /// Those of a store that is opened now, which counts as a write.
+    fn begin(now_ns: u64) -> Counters {
+        Counters {
+            last_write_ns: AtomicU64::new(now_ns),
+            settled_write_ns: AtomicU64::new(u64::MAX),
+            ..Counters::default()
+        }
+    }
+
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
     }

@@ -31,7 +31,7 @@ use super::epoch::EpochFile;
 use super::follow::Pending;
 use super::view::{MemLevel, Run, View};
 use super::watermarks::{Mark, Watermarks};
-use super::{Commit, MarksFile, Pressure, Role, Shared, Store};
+use super::{Commit, Counters, MarksFile, Pressure, Role, Shared, Store};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{EpochEntry, Manifest, Slots};
@@ -144,7 +144,7 @@ impl Opening<'_> {
             closed: Default::default(),
             epoch_file: Mutex::new(epoch_file),
             floors,
-            counters: Default::default(),
+            counters: Counters::begin(self.shared.env.clock.mono_ns()),
             damage: Mutex::default(),
             report,
             pending: Mutex::new(pending),
