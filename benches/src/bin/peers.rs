@@ -5,28 +5,10 @@
 //! empty directory, with nothing left to be written back of the one before. Opening, settling,
 //! closing and the check that all is there are not timed.
 //!
-//! `peers [--n COUNT] [--runs N] [--json FILE] [--dir DIR] [--touch MIB] [--only ENGINE]...`
+//! `peers [--n COUNT] [--runs N] [--json FILE] [--dir DIR] [--touch MIB] [--only ENGINE]... [--rows PART]`
 
-#[path = "../peers/engine.rs"]
-mod engine;
-#[path = "../peers/fjall.rs"]
-mod fjall;
-#[path = "../peers/lmdb.rs"]
-mod lmdb;
-#[path = "../peers/ours.rs"]
-mod ours;
-#[path = "../peers/redb.rs"]
-mod redb;
-#[path = "../peers/report.rs"]
-mod report;
-#[cfg(feature = "peers-rocksdb")]
-#[path = "../peers/rocksdb.rs"]
-mod rocksdb;
-#[path = "../peers/rows.rs"]
-mod rows;
-#[cfg(feature = "peers-surrealkv")]
-#[path = "../peers/surrealkv.rs"]
-mod surrealkv;
+#[path = "../peers/mod.rs"]
+mod peers;
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -34,9 +16,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use engine::{Entrant, Result};
-use report::{Rates, Row};
-use rows::{GROUPS, Group, Size};
+use peers::all;
+use peers::engine::{Entrant, Result};
+use peers::report::{self, Figures, Row};
+use peers::rows::{GROUPS, Group, Size, Unit};
 
 /// How much to measure, and where.
 struct Plan {
@@ -46,6 +29,7 @@ struct Plan {
     dir: PathBuf,
     touch_mib: usize,
     only: Vec<String>,
+    rows: String,
 }
 
 impl Plan {
@@ -57,6 +41,7 @@ impl Plan {
             dir: std::env::temp_dir(),
             touch_mib: TOUCH_MIB,
             only: Vec::new(),
+            rows: String::new(),
         };
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
@@ -66,29 +51,30 @@ impl Plan {
                 "--json" => plan.json = Some(PathBuf::from(value()?)),
                 "--dir" => plan.dir = PathBuf::from(value()?),
                 "--touch" => plan.touch_mib = number(&value()?)?,
+                "--rows" => plan.rows = value()?,
                 "--only" => plan.only.push(value()?),
                 _ => return Err(format!("what is {arg}?")),
             }
         }
         let known: Vec<&str> = all().iter().map(|entrant| entrant.name).collect();
-        match plan
-            .only
-            .iter()
-            .find(|name| !known.contains(&name.as_str()))
-        {
-            Some(name) => Err(format!("{name} is none of {known:?}")),
-            None => Ok(plan),
+        let only = &plan.only;
+        if let Some(name) = only.iter().find(|name| !known.contains(&name.as_str())) {
+            return Err(format!("{name} is none of {known:?}"));
         }
+        if !GROUPS.iter().any(|group| group.has(&plan.rows)) {
+            return Err(format!("no row has \"{}\" in its name", plan.rows));
+        }
+        Ok(plan)
     }
 
     /// Ours, always and first, and the peers that were asked for.
     fn entrants(&self) -> Vec<Entrant> {
+        let is_asked = |entrant: &Entrant| {
+            self.only.is_empty() || self.only.iter().any(|name| name == entrant.name)
+        };
         let mut entrants = all();
-        entrants.retain(|entrant| {
-            entrant.name == ours::ENTRANT.name
-                || self.only.is_empty()
-                || self.only.iter().any(|name| name == entrant.name)
-        });
+        let peers = entrants.split_off(1);
+        entrants.extend(peers.into_iter().filter(is_asked));
         entrants
     }
 
@@ -101,7 +87,7 @@ impl Plan {
         println!();
         touch_memory(self.touch_mib);
         let mut rows = Vec::new();
-        for group in &GROUPS {
+        for group in GROUPS.iter().filter(|group| group.has(&self.rows)) {
             rows.extend(self.measure_group(group, &entrants)?);
         }
         report::print(&rows);
@@ -121,47 +107,33 @@ impl Plan {
 
     fn measure_group(&self, group: &Group, entrants: &[Entrant]) -> Result<Vec<Row>> {
         // By engine, then by row, then by run.
-        let mut rates = vec![vec![Vec::new(); group.rows.len()]; entrants.len()];
+        let mut figures = vec![vec![Vec::new(); group.rows.len()]; entrants.len()];
         for run in 0..self.runs {
             for turn in 0..entrants.len() {
                 let at = turn_of(run, turn, entrants.len());
                 let dir = tempfile::tempdir_in(&self.dir)?;
                 let found = group.run(&entrants[at], dir.path(), &self.size);
                 let found = found.map_err(|error| format!("{}: {error}", entrants[at].name))?;
-                for (rates, rate) in rates[at].iter_mut().zip(found) {
-                    rates.push(rate);
+                for (figures, figure) in figures[at].iter_mut().zip(found) {
+                    figures.push(figure);
                 }
                 // Nobody pays for the disk's work on what another one left.
                 dir.close()?;
                 rustix::fs::sync();
             }
-            eprintln!("{}: run {} of {}", group.rows[0], run + 1, self.runs);
+            eprintln!("{}: run {} of {}", group.rows[0].0, run + 1, self.runs);
         }
-        let row = |(at, name): (usize, &&'static str)| Row {
+        let row = |(at, &(name, unit)): (usize, &(&'static str, Unit))| Row {
             name,
+            unit,
             engines: entrants
                 .iter()
-                .zip(&rates)
-                .map(|(entrant, rates)| (entrant.name, Rates::new(rates[at].clone())))
+                .zip(&figures)
+                .map(|(entrant, figures)| (entrant.name, Figures::new(figures[at].clone())))
                 .collect(),
         };
         Ok(group.rows.iter().enumerate().map(row).collect())
     }
-}
-
-/// Everything that was built in, ours first.
-fn all() -> Vec<Entrant> {
-    vec![
-        ours::ENTRANT,
-        fjall::ENTRANT,
-        redb::ENTRANT,
-        lmdb::ENTRANT,
-        lmdb::WITH_WRITE_MAP,
-        #[cfg(feature = "peers-rocksdb")]
-        rocksdb::ENTRANT,
-        #[cfg(feature = "peers-surrealkv")]
-        surrealkv::ENTRANT,
-    ]
 }
 
 /// Whose turn it is: the first one rotates, and every other run goes round the other way, so that

@@ -22,12 +22,28 @@ pub trait Engine: Send + Sync {
     /// Writes entries, all or none, at the level that the engine was opened for.
     fn put_batch(&self, entries: &[Entry<'_>]) -> Result<()>;
 
+    /// Removes a key, at the level that the engine was opened for.
+    fn remove(&self, key: &[u8]) -> Result<()>;
+
     /// Brings everything into the shape that reads want: flushed, compacted.
     fn settle(&self) -> Result<()>;
+
+    /// Gives back the room of what was overwritten. A tree reuses it by itself.
+    fn collect(&self) -> Result<()> {
+        self.settle()
+    }
+
+    /// Hands to the system what a commit at [`Level::Os`] has not, where an engine has no such level.
+    fn hand_over(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// A reader of what was written before. Where an engine reads through a transaction this holds
     /// one open for all its reads, which is the fastest that the engine can do.
     fn reader(&self) -> Result<Box<dyn Reader + '_>>;
+
+    /// The number of keys, exactly.
+    fn len(&self) -> Result<usize>;
 
     /// Ends its background work and tells what went wrong in it. Nothing is read or written after.
     /// Most engines have no such call and end when they are dropped.
@@ -43,6 +59,14 @@ pub trait Reader {
 
     /// Shows up to `count` values in key order from `start` on; how many there were.
     fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize>;
+
+    /// As [`Reader::scan`], towards smaller keys.
+    fn scan_back(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize>;
+
+    /// Lets it see what was written until now. Readers without a transaction always do.
+    fn refresh(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// How to open an engine, and what was set.
@@ -51,8 +75,30 @@ pub struct Entrant {
     pub name: &'static str,
     /// Its settings, as far as they matter here.
     pub settings: &'static str,
-    /// Opens it in an empty directory.
-    pub open: fn(&Path, Level) -> Result<Box<dyn Engine>>,
+    /// Bytes of keys and values that it takes in one batch.
+    pub batch_len_max: usize,
+    /// Opens it, or creates it in an empty directory.
+    pub open: fn(&Path, &Setup) -> Result<Box<dyn Engine>>,
+}
+
+/// What is the same for every engine.
+pub struct Setup {
+    /// What a write has survived when it returns.
+    pub level: Level,
+    /// [`CACHE_LEN`], unless memory is limited.
+    pub cache_len: usize,
+    /// [`MEMTABLE_LEN`], unless memory is limited.
+    pub memtable_len: usize,
+}
+
+impl Setup {
+    pub fn new(level: Level) -> Setup {
+        Setup {
+            level,
+            cache_len: CACHE_LEN,
+            memtable_len: MEMTABLE_LEN,
+        }
+    }
 }
 
 /// Memory for blocks of tables or pages of trees, where the engine has its own cache. Those that

@@ -6,16 +6,15 @@ use fjall::config::{CompressionPolicy, HashRatioPolicy, PartitioningPolicy, Pinn
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 use fjall::{PersistMode, UserValue};
 
-use super::engine::{
-    CACHE_LEN, Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, MEMTABLE_LEN, Reader, Result,
-};
+use super::engine::{Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, Reader, Result, Setup};
 
 pub const ENTRANT: Entrant = Entrant {
     name: "fjall",
     settings: "PersistMode::Buffer | SyncData (the cheaper of its two syncs); memtable 64 MiB; cache \
                256 MiB, filters and indexes beside it; hash index in blocks; values >= 4 KiB separated; \
                no compression",
-    open: |dir, level| Ok(Box::new(Fjall::open(dir, level)?)),
+    batch_len_max: 2 << 30,
+    open: |dir, setup| Ok(Box::new(Fjall::open(dir, setup)?)),
 };
 
 struct Fjall {
@@ -25,9 +24,9 @@ struct Fjall {
 }
 
 impl Fjall {
-    fn open(dir: &Path, level: Level) -> Result<Fjall> {
+    fn open(dir: &Path, setup: &Setup) -> Result<Fjall> {
         let database = Database::builder(dir)
-            .cache_size(CACHE_LEN as u64)
+            .cache_size(setup.cache_len as u64)
             .journal_compression(CompressionType::None)
             .open()?;
         let map = database.keyspace("map", || {
@@ -35,7 +34,7 @@ impl Fjall {
                 .separation_threshold(LARGE_VALUE_LEN as u32)
                 .compression(CompressionType::None);
             KeyspaceCreateOptions::default()
-                .max_memtable_size(MEMTABLE_LEN as u64)
+                .max_memtable_size(setup.memtable_len as u64)
                 // As everybody here: values are random bytes, compressing them is wasted time.
                 .data_block_compression_policy(CompressionPolicy::disabled())
                 // Spares a get the binary search within a block: 3 of 4 buckets are taken, as by
@@ -52,7 +51,7 @@ impl Fjall {
         Ok(Fjall {
             database,
             map,
-            mode: match level {
+            mode: match setup.level {
                 Level::Os => PersistMode::Buffer,
                 Level::Disk => PersistMode::SyncData,
             },
@@ -73,6 +72,15 @@ impl Engine for Fjall {
         Ok(batch.commit()?)
     }
 
+    fn remove(&self, key: &[u8]) -> Result<()> {
+        if self.mode == PersistMode::Buffer {
+            return Ok(self.map.remove(key)?);
+        }
+        let mut batch = self.database.batch().durability(Some(self.mode));
+        batch.remove(&self.map, key);
+        Ok(batch.commit()?)
+    }
+
     fn settle(&self) -> Result<()> {
         self.map.rotate_memtable_and_wait()?;
         Ok(self.map.major_compact()?)
@@ -80,6 +88,10 @@ impl Engine for Fjall {
 
     fn reader(&self) -> Result<Box<dyn Reader + '_>> {
         Ok(Box::new(FjallReader { map: &self.map }))
+    }
+
+    fn len(&self) -> Result<usize> {
+        Ok(self.map.len()?)
     }
 }
 
@@ -96,6 +108,15 @@ impl Reader for FjallReader<'_> {
     fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
         let mut seen = 0;
         for entry in self.map.range(start..).take(count) {
+            see(&entry.into_inner()?.1);
+            seen += 1;
+        }
+        Ok(seen)
+    }
+
+    fn scan_back(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let mut seen = 0;
+        for entry in self.map.range(..=start).rev().take(count) {
             see(&entry.into_inner()?.1);
             seen += 1;
         }

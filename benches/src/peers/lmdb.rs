@@ -13,8 +13,9 @@ use super::engine::{Engine, Entrant, Entry, Level, Reader, Result};
 /// loses nothing; the death of the machine may then cost the whole file and not just its tail.
 pub const ENTRANT: Entrant = Entrant {
     name: "lmdb",
-    settings: "MDB_NOSYNC | synced; MDB_NORDAHEAD; map 8 GiB; page cache only",
-    open: |dir, level| Ok(Box::new(Lmdb::open(dir, level, EnvFlags::empty())?)),
+    settings: "MDB_NOSYNC | synced; MDB_NORDAHEAD; map 64 GiB; page cache only",
+    batch_len_max: usize::MAX,
+    open: |dir, setup| Ok(Box::new(Lmdb::open(dir, setup.level, EnvFlags::empty())?)),
 };
 
 /// LMDB with writes through its map. They too are with the system after a commit, and small unsynced
@@ -23,10 +24,11 @@ pub const ENTRANT: Entrant = Entrant {
 pub const WITH_WRITE_MAP: Entrant = Entrant {
     name: "lmdb-writemap",
     settings: "as lmdb, with MDB_WRITEMAP",
-    open: |dir, level| Ok(Box::new(Lmdb::open(dir, level, EnvFlags::WRITE_MAP)?)),
+    batch_len_max: usize::MAX,
+    open: |dir, setup| Ok(Box::new(Lmdb::open(dir, setup.level, EnvFlags::WRITE_MAP)?)),
 };
 
-const MAP_LEN: usize = 8 << 30;
+const MAP_LEN: usize = 64 << 30;
 
 type Map = Database<'static, Bytes, Bytes>;
 
@@ -69,37 +71,80 @@ impl Engine for Lmdb {
         Ok(transaction.commit()?)
     }
 
+    fn remove(&self, key: &[u8]) -> Result<()> {
+        let mut transaction = self.env.write_txn()?;
+        self.map.delete(&mut transaction, key)?;
+        Ok(transaction.commit()?)
+    }
+
     /// A tree is settled always.
     fn settle(&self) -> Result<()> {
         Ok(self.env.force_sync()?)
     }
 
+    fn collect(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn reader(&self) -> Result<Box<dyn Reader + '_>> {
-        let transaction = self.env.read_txn()?;
         Ok(Box::new(LmdbReader {
+            env: &self.env,
             map: self.map,
-            transaction,
+            transaction: Some(self.env.read_txn()?),
         }))
+    }
+
+    fn len(&self) -> Result<usize> {
+        let transaction = self.env.read_txn()?;
+        Ok(usize::try_from(self.map.len(&transaction)?)?)
     }
 }
 
 struct LmdbReader<'a> {
+    env: &'a Env,
     map: Map,
-    transaction: RoTxn<'a, WithTls>,
+    /// Always there. A thread has one at a time, so that a new one begins behind the end of the old.
+    transaction: Option<RoTxn<'a, WithTls>>,
+}
+
+impl LmdbReader<'_> {
+    fn transaction(&self) -> Result<&RoTxn<'_, WithTls>> {
+        Ok(self.transaction.as_ref().ok_or("a refresh failed")?)
+    }
 }
 
 impl Reader for LmdbReader<'_> {
     fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<bool> {
-        Ok(self.map.get(&self.transaction, key)?.map(see).is_some())
+        Ok(self.map.get(self.transaction()?, key)?.map(see).is_some())
     }
 
     fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
         let bounds = (Bound::Included(start), Bound::Unbounded);
         let mut seen = 0;
-        for entry in self.map.range(&self.transaction, &bounds)?.take(count) {
+        for entry in self.map.range(self.transaction()?, &bounds)?.take(count) {
             see(entry?.1);
             seen += 1;
         }
         Ok(seen)
+    }
+
+    fn scan_back(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let bounds = (Bound::Unbounded, Bound::Included(start));
+        let mut seen = 0;
+        for entry in self
+            .map
+            .rev_range(self.transaction()?, &bounds)?
+            .take(count)
+        {
+            see(entry?.1);
+            seen += 1;
+        }
+        Ok(seen)
+    }
+
+    fn refresh(&mut self) -> Result<()> {
+        self.transaction = None;
+        self.transaction = Some(self.env.read_txn()?);
+        Ok(())
     }
 }

@@ -5,15 +5,14 @@ use std::path::Path;
 
 use strandline::{Database, Dataset, Durability, Keyspace, Options};
 
-use super::engine::{
-    CACHE_LEN, Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, MEMTABLE_LEN, Reader, Result,
-};
+use super::engine::{Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, Reader, Result, Setup};
 
 pub const ENTRANT: Entrant = Entrant {
     name: "strandline",
     settings: "Os | Disk (fdatasync, grouped); memtable 64 MiB; tables mapped; values >= 4 KiB apart; \
-               one shard; no compression",
-    open: |dir, level| Ok(Box::new(Ours::open(dir, level)?)),
+               one shard; no compression; batches of at most 256 MiB, records with their headers",
+    batch_len_max: 192 << 20,
+    open: |dir, setup| Ok(Box::new(Ours::open(dir, setup)?)),
 };
 
 struct Ours {
@@ -24,15 +23,15 @@ struct Ours {
 }
 
 impl Ours {
-    fn open(dir: &Path, level: Level) -> Result<Ours> {
-        let level = match level {
+    fn open(dir: &Path, setup: &Setup) -> Result<Ours> {
+        let level = match setup.level {
             Level::Os => Durability::Os,
             Level::Disk => Durability::Disk,
         };
         let options = Options {
             durability: level,
-            memtable_len_max: MEMTABLE_LEN as u64,
-            cache_len_max: CACHE_LEN as u64,
+            memtable_len_max: setup.memtable_len as u64,
+            cache_len_max: setup.cache_len as u64,
             large_value_len_min: LARGE_VALUE_LEN,
             ..Options::default()
         };
@@ -58,6 +57,10 @@ impl Engine for Ours {
         Ok(batch.commit_with(self.level)?)
     }
 
+    fn remove(&self, key: &[u8]) -> Result<()> {
+        Ok(self.map.delete_with(key, self.level)?)
+    }
+
     fn settle(&self) -> Result<()> {
         self.database.flush()?;
         Ok(self.dataset.compact()?)
@@ -65,6 +68,15 @@ impl Engine for Ours {
 
     fn reader(&self) -> Result<Box<dyn Reader + '_>> {
         Ok(Box::new(OurReader { map: &self.map }))
+    }
+
+    fn len(&self) -> Result<usize> {
+        let mut count = 0;
+        self.map.visit::<&[u8], _>(.., |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(count)
     }
 
     fn close(&self) -> Result<()> {
@@ -92,6 +104,17 @@ impl Reader for OurReader<'_> {
                 false => ControlFlow::Break(()),
             }
         })?;
+        Ok(seen)
+    }
+
+    fn scan_back(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let mut cursor = self.map.cursor();
+        let (mut seen, mut is_valid) = (0, cursor.seek_back(start)?);
+        while is_valid && let Some(value) = cursor.value()? {
+            see(&value);
+            seen += 1;
+            is_valid = seen < count && cursor.prev()?;
+        }
         Ok(seen)
     }
 }

@@ -2,16 +2,18 @@
 
 use serde_json::{Value, json};
 
-/// What the runs of one engine gave for one row, in operations per second.
-pub struct Rates(Vec<f64>);
+use super::rows::Unit;
 
-impl Rates {
-    pub fn new(mut rates: Vec<f64>) -> Rates {
-        rates.sort_by(f64::total_cmp);
-        Rates(rates)
+/// What the runs of one engine gave for one row.
+pub struct Figures(Vec<f64>);
+
+impl Figures {
+    pub fn new(mut figures: Vec<f64>) -> Figures {
+        figures.sort_by(f64::total_cmp);
+        Figures(figures)
     }
 
-    fn median(&self) -> f64 {
+    pub fn median(&self) -> f64 {
         let middle = self.0.len() / 2;
         match self.0.len() % 2 {
             1 => self.0[middle],
@@ -19,11 +21,11 @@ impl Rates {
         }
     }
 
-    fn min(&self) -> f64 {
+    pub fn min(&self) -> f64 {
         self.0[0]
     }
 
-    fn max(&self) -> f64 {
+    pub fn max(&self) -> f64 {
         self.0[self.0.len() - 1]
     }
 }
@@ -31,29 +33,34 @@ impl Rates {
 /// One row: engines by name, ours first.
 pub struct Row {
     pub name: &'static str,
-    pub engines: Vec<(&'static str, Rates)>,
+    pub unit: Unit,
+    pub engines: Vec<(&'static str, Figures)>,
 }
 
 impl Row {
-    /// The fastest engine that is not ours, and our median over its.
-    fn best_peer(&self) -> Option<(&'static str, f64)> {
+    /// The best engine that is not ours, and by how much we are better: below 1 it is.
+    pub fn best_peer(&self) -> Option<(&'static str, f64)> {
         let (ours, peers) = self.engines.split_first()?;
-        let best = peers
-            .iter()
-            .max_by(|a, b| a.1.median().total_cmp(&b.1.median()))?;
-        Some((best.0, ours.1.median() / best.1.median()))
+        let better = |peer: &Figures| match self.unit {
+            Unit::Rate => ours.1.median() / peer.median(),
+            _ => peer.median() / ours.1.median(),
+        };
+        let ratios = peers.iter().map(|(name, figures)| (*name, better(figures)));
+        ratios
+            .filter(|(_, ratio)| ratio.is_finite())
+            .min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
     pub fn json(&self) -> Value {
         let engines: serde_json::Map<String, Value> = self
             .engines
             .iter()
-            .map(|(name, rates)| {
+            .map(|(name, figures)| {
                 let numbers = json!({
-                    "median": rates.median(),
-                    "min": rates.min(),
-                    "max": rates.max(),
-                    "sorted": rates.0,
+                    "median": figures.median(),
+                    "min": figures.min(),
+                    "max": figures.max(),
+                    "sorted": figures.0,
                 });
                 ((*name).to_owned(), numbers)
             })
@@ -61,7 +68,8 @@ impl Row {
         let best = self.best_peer();
         json!({
             "row": self.name,
-            "unit": "operations per second",
+            "unit": self.unit.name(),
+            "more_is_better": self.unit == Unit::Rate,
             "engines": engines,
             "best_peer": best.map(|best| best.0),
             "ratio_to_best_peer": best.map(|best| best.1),
@@ -72,16 +80,16 @@ impl Row {
 /// Prints all rows as one Markdown table.
 pub fn print(rows: &[Row]) {
     let Some(first) = rows.first() else { return };
-    print!("| operations per second |");
+    print!("| row | unit |");
     for (name, _) in &first.engines {
         print!(" {name} |");
     }
-    println!(" ours / best peer |");
-    println!("|---|{}---:|", "---:|".repeat(first.engines.len()));
+    println!(" ours to best peer |");
+    println!("|---|---|{}---:|", "---:|".repeat(first.engines.len()));
     for row in rows {
-        print!("| {} |", row.name);
-        for (_, rates) in &row.engines {
-            let (median, min, max) = (rates.median(), rates.min(), rates.max());
+        print!("| {} | {} |", row.name, row.unit.name());
+        for (_, figures) in &row.engines {
+            let (median, min, max) = (figures.median(), figures.min(), figures.max());
             print!(" {} ({}-{}) |", short(median), short(min), short(max));
         }
         match row.best_peer() {
@@ -91,11 +99,15 @@ pub fn print(rows: &[Row]) {
     }
 }
 
-fn short(rate: f64) -> String {
-    match rate {
-        rate if rate >= 1e6 => format!("{:.2}M", rate / 1e6),
-        rate if rate >= 1e4 => format!("{:.0}k", rate / 1e3),
-        rate if rate >= 1e3 => format!("{:.1}k", rate / 1e3),
-        rate => format!("{rate:.0}"),
+/// Two or three digits; what is no number stands for what could not be measured.
+pub fn short(figure: f64) -> String {
+    match figure {
+        figure if figure.is_nan() => "none".to_owned(),
+        figure if figure >= 1e6 => format!("{:.2}M", figure / 1e6),
+        figure if figure >= 1e4 => format!("{:.0}k", figure / 1e3),
+        figure if figure >= 1e3 => format!("{:.1}k", figure / 1e3),
+        figure if figure >= 100.0 => format!("{figure:.0}"),
+        figure if figure >= 10.0 => format!("{figure:.1}"),
+        figure => format!("{figure:.2}"),
     }
 }

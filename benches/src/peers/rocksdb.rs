@@ -7,16 +7,15 @@ use rocksdb::{
     WriteOptions,
 };
 
-use super::engine::{
-    CACHE_LEN, Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, MEMTABLE_LEN, Reader, Result,
-};
+use super::engine::{Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, Reader, Result, Setup};
 
 pub const ENTRANT: Entrant = Entrant {
     name: "rocksdb",
     settings: "sync=false | sync=true (fdatasync, grouped, pipelined); memtable 64 MiB, 3 at most; \
                cache of blocks and blobs 256 MiB; bloom 10 bits; hash index in blocks; blobs from \
-               4 KiB; no compression; 2 background jobs",
-    open: |dir, level| Ok(Box::new(Rocks::open(dir, level)?)),
+               4 KiB, collected; no compression; 2 background jobs",
+    batch_len_max: 2 << 30,
+    open: |dir, setup| Ok(Box::new(Rocks::open(dir, setup)?)),
 };
 
 struct Rocks {
@@ -25,8 +24,8 @@ struct Rocks {
 }
 
 impl Rocks {
-    fn open(dir: &Path, level: Level) -> Result<Rocks> {
-        let cache = Cache::new_lru_cache(CACHE_LEN);
+    fn open(dir: &Path, setup: &Setup) -> Result<Rocks> {
+        let cache = Cache::new_lru_cache(setup.cache_len);
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(&cache);
         // What its tuning guide recommends for point reads; there is no filter otherwise.
@@ -36,7 +35,7 @@ impl Rocks {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&blocks);
-        options.set_write_buffer_size(MEMTABLE_LEN);
+        options.set_write_buffer_size(setup.memtable_len);
         options.set_max_write_buffer_number(3);
         // A group writes the log while the one before it writes its memtable.
         options.set_enable_pipelined_write(true);
@@ -44,17 +43,29 @@ impl Rocks {
         options.set_compression_type(DBCompressionType::None);
         options.set_enable_blob_files(true);
         options.set_min_blob_size(LARGE_VALUE_LEN as u64);
+        // Without it the blobs of values that were overwritten stay until whole files are dead.
+        options.set_enable_blob_gc(true);
         // Without it every get of a blob is a read from its file.
         options.set_blob_cache(&cache);
         let database = DB::open(&options, dir)?;
-        Ok(Rocks { database, level })
+        Ok(Rocks {
+            database,
+            level: setup.level,
+        })
+    }
+}
+
+impl Rocks {
+    fn how(&self) -> WriteOptions {
+        let mut how = WriteOptions::default();
+        how.set_sync(self.level == Level::Disk);
+        how
     }
 }
 
 impl Engine for Rocks {
     fn put_batch(&self, entries: &[Entry<'_>]) -> Result<()> {
-        let mut how = WriteOptions::default();
-        how.set_sync(self.level == Level::Disk);
+        let how = self.how();
         if let [(key, value)] = entries {
             return Ok(self.database.put_opt(key, value, &how)?);
         }
@@ -63,6 +74,10 @@ impl Engine for Rocks {
             batch.put(key, value);
         }
         Ok(self.database.write_opt(batch, &how)?)
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<()> {
+        Ok(self.database.delete_opt(key, &self.how())?)
     }
 
     fn settle(&self) -> Result<()> {
@@ -82,6 +97,10 @@ impl Engine for Rocks {
         Ok(Box::new(RocksReader {
             database: &self.database,
         }))
+    }
+
+    fn len(&self) -> Result<usize> {
+        self.reader()?.scan(&[], usize::MAX, &mut |_| {})
     }
 }
 
@@ -105,7 +124,26 @@ impl Reader for RocksReader<'_> {
         {
             see(value);
             seen += 1;
-            entries.next();
+            if seen < count {
+                entries.next();
+            }
+        }
+        entries.status()?;
+        Ok(seen)
+    }
+
+    fn scan_back(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let mut entries = self.database.raw_iterator();
+        entries.seek_for_prev(start);
+        let mut seen = 0;
+        while seen < count
+            && let Some(value) = entries.value()
+        {
+            see(value);
+            seen += 1;
+            if seen < count {
+                entries.prev();
+            }
         }
         entries.status()?;
         Ok(seen)

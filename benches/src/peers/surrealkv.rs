@@ -3,20 +3,20 @@
 use std::path::Path;
 
 use surrealkv::{
-    CompactRangeOptions, Durability, LSMIterator, Mode, Options, Transaction, Tree, TreeBuilder,
+    CompactRangeOptions, Durability, Error, LSMIterator, Mode, Options, Transaction, Tree,
+    TreeBuilder,
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::engine::{
-    CACHE_LEN, Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, MEMTABLE_LEN, Reader, Result,
-};
+use super::engine::{Engine, Entrant, Entry, LARGE_VALUE_LEN, Level, Reader, Result, Setup};
 
 pub const ENTRANT: Entrant = Entrant {
     name: "surrealkv",
     settings: "Durability::Eventual (written to the system at each commit) | Immediate (fdatasync, \
                grouped; log written ahead with zeros); memtable 64 MiB; cache 256 MiB; bloom 10 bits; \
                values >= 4 KiB apart; no compression",
-    open: |dir, level| Ok(Box::new(Surreal::open(dir, level)?)),
+    batch_len_max: 2 << 30,
+    open: |dir, setup| Ok(Box::new(Surreal::open(dir, setup)?)),
 };
 
 struct Surreal {
@@ -27,16 +27,16 @@ struct Surreal {
 }
 
 impl Surreal {
-    fn open(dir: &Path, level: Level) -> Result<Surreal> {
+    fn open(dir: &Path, setup: &Setup) -> Result<Surreal> {
         // Flushes, compactions and the sync of a group are tasks. On a runtime of one thread they
         // would stand still whenever nobody waits for a commit.
         let runtime = Builder::new_multi_thread().enable_time().build()?;
         let options = Options::new()
             .with_path(dir.to_owned())
-            .with_max_memtable_size(MEMTABLE_LEN)
-            .with_block_cache_capacity(CACHE_LEN as u64)
+            .with_max_memtable_size(setup.memtable_len)
+            .with_block_cache_capacity(setup.cache_len as u64)
             // A sync that need not write a new file size; without syncs it only costs zeros.
-            .with_wal_preallocation(level == Level::Disk)
+            .with_wal_preallocation(setup.level == Level::Disk)
             .without_compression()
             .with_enable_vlog(true)
             .with_vlog_value_threshold(LARGE_VALUE_LEN);
@@ -47,7 +47,7 @@ impl Surreal {
         Ok(Surreal {
             tree,
             runtime,
-            durability: match level {
+            durability: match setup.level {
                 Level::Os => Durability::Eventual,
                 Level::Disk => Durability::Immediate,
             },
@@ -55,17 +55,31 @@ impl Surreal {
     }
 }
 
+impl Surreal {
+    /// Commits what `fill` writes. It reads nothing, so that the commit has no read to check; where
+    /// somebody wrote the same key since it began, it is made again, as its users do.
+    fn commit(&self, fill: impl Fn(&mut Transaction) -> surrealkv::Result<()>) -> Result<()> {
+        loop {
+            let transaction = self.tree.begin_with_mode(Mode::WriteOnly)?;
+            let mut transaction = transaction.with_durability(self.durability);
+            fill(&mut transaction)?;
+            match self.runtime.block_on(transaction.commit()) {
+                Err(Error::TransactionWriteConflict | Error::TransactionRetry) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+}
+
 impl Engine for Surreal {
     fn put_batch(&self, entries: &[Entry<'_>]) -> Result<()> {
-        // It reads nothing, so that the commit has no read to check.
-        let mut transaction = self
-            .tree
-            .begin_with_mode(Mode::WriteOnly)?
-            .with_durability(self.durability);
-        for (key, value) in entries {
-            transaction.set(*key, *value)?;
-        }
-        Ok(self.runtime.block_on(transaction.commit())?)
+        self.commit(|transaction| {
+            (entries.iter()).try_for_each(|(key, value)| transaction.set(*key, *value))
+        })
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<()> {
+        self.commit(|transaction| transaction.delete(key))
     }
 
     fn settle(&self) -> Result<()> {
@@ -76,8 +90,14 @@ impl Engine for Surreal {
     }
 
     fn reader(&self) -> Result<Box<dyn Reader + '_>> {
-        let transaction = self.tree.begin_with_mode(Mode::ReadOnly)?;
-        Ok(Box::new(SurrealReader { transaction }))
+        Ok(Box::new(SurrealReader {
+            tree: &self.tree,
+            transaction: self.tree.begin_with_mode(Mode::ReadOnly)?,
+        }))
+    }
+
+    fn len(&self) -> Result<usize> {
+        self.reader()?.scan(&[], usize::MAX, &mut |_| {})
     }
 
     fn close(&self) -> Result<()> {
@@ -85,11 +105,12 @@ impl Engine for Surreal {
     }
 }
 
-struct SurrealReader {
+struct SurrealReader<'a> {
+    tree: &'a Tree,
     transaction: Transaction,
 }
 
-impl Reader for SurrealReader {
+impl Reader for SurrealReader<'_> {
     fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<bool> {
         let value = self.transaction.get(key)?;
         Ok(value.map(|value| see(&value)).is_some())
@@ -101,8 +122,24 @@ impl Reader for SurrealReader {
         while valid && seen < count {
             see(&entries.value_ref()?);
             seen += 1;
-            valid = entries.next()?;
+            valid = seen < count && entries.next()?;
         }
         Ok(seen)
+    }
+
+    fn scan_back(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let mut entries = self.transaction.scan(..=start)?;
+        let (mut seen, mut valid) = (0, entries.seek_last()?);
+        while valid && seen < count {
+            see(&entries.value_ref()?);
+            seen += 1;
+            valid = seen < count && entries.prev()?;
+        }
+        Ok(seen)
+    }
+
+    fn refresh(&mut self) -> Result<()> {
+        self.transaction = self.tree.begin_with_mode(Mode::ReadOnly)?;
+        Ok(())
     }
 }

@@ -1,0 +1,39 @@
+//! Strandline beside its peers: the engines, the rows, and the report.
+
+mod beside;
+mod draw;
+mod durable;
+pub mod engine;
+mod files;
+mod fjall;
+mod large;
+mod lmdb;
+mod load;
+mod ours;
+mod reads;
+mod redb;
+pub mod report;
+#[cfg(feature = "peers-rocksdb")]
+mod rocksdb;
+pub mod rows;
+#[cfg(feature = "peers-surrealkv")]
+mod surrealkv;
+mod work;
+mod ycsb;
+
+use engine::Entrant;
+
+/// Everything that was built in, ours first.
+pub fn all() -> Vec<Entrant> {
+    vec![
+        ours::ENTRANT,
+        fjall::ENTRANT,
+        redb::ENTRANT,
+        lmdb::ENTRANT,
+        lmdb::WITH_WRITE_MAP,
+        #[cfg(feature = "peers-rocksdb")]
+        rocksdb::ENTRANT,
+        #[cfg(feature = "peers-surrealkv")]
+        surrealkv::ENTRANT,
+    ]
+}
