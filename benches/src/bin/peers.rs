@@ -5,7 +5,8 @@
 //! empty directory, with nothing left to be written back of the one before. Opening, settling,
 //! closing and the check that all is there are not timed.
 //!
-//! `peers [--n COUNT] [--runs N] [--json FILE] [--dir DIR] [--touch MIB] [--only ENGINE]... [--rows PART]`
+//! `peers [--n COUNT] [--runs N] [--json FILE] [--svg DIR] [--dir DIR] [--touch MIB] [--only ENGINE]...
+//! [--rows PART] [--cgroup DIR]`
 
 #[path = "../peers/mod.rs"]
 mod peers;
@@ -16,16 +17,20 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use peers::all;
 use peers::engine::{Entrant, Result};
+use peers::floor::Floor;
+use peers::limited::Limit;
 use peers::report::{self, Figures, Row};
-use peers::rows::{GROUPS, Group, Size, Unit};
+use peers::rows::{GROUPS, Group, Place, Size, Unit};
+use peers::{all, child, svg};
 
 /// How much to measure, and where.
 struct Plan {
     size: Size,
     runs: usize,
     json: Option<PathBuf>,
+    svg: Option<PathBuf>,
+    cgroup: PathBuf,
     dir: PathBuf,
     touch_mib: usize,
     only: Vec<String>,
@@ -38,6 +43,8 @@ impl Plan {
             size: Size { count: 200_000 },
             runs: 5,
             json: None,
+            svg: None,
+            cgroup: PathBuf::from("/sys/fs/cgroup"),
             dir: std::env::temp_dir(),
             touch_mib: TOUCH_MIB,
             only: Vec::new(),
@@ -49,6 +56,8 @@ impl Plan {
                 "--n" => plan.size.count = number(&value()?)?,
                 "--runs" => plan.runs = number(&value()?)?,
                 "--json" => plan.json = Some(PathBuf::from(value()?)),
+                "--svg" => plan.svg = Some(PathBuf::from(value()?)),
+                "--cgroup" => plan.cgroup = PathBuf::from(value()?),
                 "--dir" => plan.dir = PathBuf::from(value()?),
                 "--touch" => plan.touch_mib = number(&value()?)?,
                 "--rows" => plan.rows = value()?,
@@ -86,11 +95,18 @@ impl Plan {
         }
         println!();
         touch_memory(self.touch_mib);
+        let floor = Floor::measure(&self.dir, &self.size)?;
+        floor.print();
         let mut rows = Vec::new();
-        for group in GROUPS.iter().filter(|group| group.has(&self.rows)) {
-            rows.extend(self.measure_group(group, &entrants)?);
+        for (at, group) in GROUPS.iter().enumerate() {
+            if group.has(&self.rows) {
+                rows.extend(self.measure_group(at, group, &entrants)?);
+            }
         }
         report::print(&rows);
+        if let Some(dir) = &self.svg {
+            svg::write(&rows, dir)?;
+        }
         if let Some(path) = &self.json {
             let settings: serde_json::Map<String, serde_json::Value> = entrants
                 .iter()
@@ -98,22 +114,49 @@ impl Plan {
                 .collect();
             let rows: Vec<_> = rows.iter().map(Row::json).collect();
             let report = json!({
-                "n": self.size.count, "runs": self.runs, "settings": settings, "rows": rows,
+                "n": self.size.count, "runs": self.runs, "settings": settings,
+                "floor": floor.json(), "rows": rows,
             });
             std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
         }
         Ok(())
     }
 
-    fn measure_group(&self, group: &Group, entrants: &[Entrant]) -> Result<Vec<Row>> {
+    fn measure_group(
+        &self,
+        number: usize,
+        group: &Group,
+        entrants: &[Entrant],
+    ) -> Result<Vec<Row>> {
+        let limit = match group.place {
+            Place::Limited => match Limit::new(&self.cgroup, &self.size) {
+                Ok(limit) => Some(limit),
+                Err(reason) => {
+                    eprintln!("{}: left out: {reason}", group.rows[0].0);
+                    return Ok(Vec::new());
+                }
+            },
+            Place::Here | Place::Child => None,
+        };
+        let limit = limit.as_ref().map(|limit| limit.dir.as_path());
         // By engine, then by row, then by run.
         let mut figures = vec![vec![Vec::new(); group.rows.len()]; entrants.len()];
         for run in 0..self.runs {
             for turn in 0..entrants.len() {
                 let at = turn_of(run, turn, entrants.len());
                 let dir = tempfile::tempdir_in(&self.dir)?;
-                let found = group.run(&entrants[at], dir.path(), &self.size);
-                let found = found.map_err(|error| format!("{}: {error}", entrants[at].name))?;
+                let (entrant, path, size) = (&entrants[at], dir.path(), &self.size);
+                let found = match group.place {
+                    Place::Here => group.run(entrant, path, size).map(Some),
+                    Place::Child | Place::Limited => {
+                        child::figures(number, entrant, path, size, limit)
+                    }
+                };
+                let found = found.map_err(|error| format!("{}: {error}", entrant.name))?;
+                let found = found.unwrap_or_else(|| {
+                    eprintln!("{}: killed by its limit of memory", entrant.name);
+                    vec![f64::NAN; group.rows.len()]
+                });
                 for (figures, figure) in figures[at].iter_mut().zip(found) {
                     figures.push(figure);
                 }
@@ -166,14 +209,18 @@ fn number(text: &str) -> std::result::Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    let plan = match Plan::parse(std::env::args().skip(1)) {
-        Ok(plan) => plan,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let done = match &args[..] {
+        [first, words @ ..] if first == child::WORD => child::run(words),
+        _ => match Plan::parse(args.into_iter()) {
+            Ok(plan) => plan.measure(),
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::from(2);
+            }
+        },
     };
-    match plan.measure() {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

@@ -10,7 +10,7 @@ use strandline_benches::random::Random;
 use super::draw::Zipf;
 use super::engine::{Engine, Entrant, Level, Result, Setup};
 use super::rows::Size;
-use super::work::{Key, Latencies, Part, SEED, at_once, get_fresh, load, put_timed, verify};
+use super::work::{Ended, Key, Latencies, Part, SEED, at_once, get_fresh, load, put_timed, verify};
 
 pub fn reads_and_writes(entrant: &Entrant, dir: &Path, size: &Size) -> Result<Vec<f64>> {
     let engine = (entrant.open)(dir, &Setup::new(Level::Os))?;
@@ -29,9 +29,8 @@ pub fn reads_and_writes(entrant: &Entrant, dir: &Path, size: &Size) -> Result<Ve
     let has_ended = AtomicBool::new(false);
     let (found, _) = at_once(2, |n| match n {
         0 => {
-            let rate = load(engine, changed, 1);
-            has_ended.store(true, Ordering::Release);
-            Ok((rate?, Latencies::default()))
+            let _ended = Ended(&has_ended);
+            Ok((load(engine, changed, 1)?, Latencies::default()))
         }
         _ => read_until(engine, &wanted, &has_ended),
     })?;

@@ -99,6 +99,16 @@ impl Setup {
             memtable_len: MEMTABLE_LEN,
         }
     }
+
+    /// Under a limit of memory: a quarter of it for a cache, three memtables of a sixteenth, and what
+    /// is left for filters, indexes, buffers and the page cache.
+    pub fn within(level: Level, memory_len: usize) -> Setup {
+        Setup {
+            level,
+            cache_len: memory_len / 4,
+            memtable_len: memory_len / 16,
+        }
+    }
 }
 
 /// Memory for blocks of tables or pages of trees, where the engine has its own cache. Those that

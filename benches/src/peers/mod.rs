@@ -1,12 +1,16 @@
 //! Strandline beside its peers: the engines, the rows, and the report.
 
 mod beside;
+mod blocks;
+pub mod child;
 mod draw;
 mod durable;
 pub mod engine;
 mod files;
 mod fjall;
+pub mod floor;
 mod large;
+pub mod limited;
 mod lmdb;
 mod load;
 mod ours;
@@ -18,6 +22,7 @@ mod rocksdb;
 pub mod rows;
 #[cfg(feature = "peers-surrealkv")]
 mod surrealkv;
+pub mod svg;
 mod work;
 mod ycsb;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::engine::{Entrant, Result};
-use super::{beside, durable, large, load, reads, ycsb};
+use super::{beside, durable, files, large, limited, load, reads, ycsb};
 
 /// How much each row does. Every count is derived from one number.
 #[derive(Clone, Copy)]
@@ -38,6 +38,11 @@ impl Size {
     pub fn scan_operations(&self) -> usize {
         self.count / 40
     }
+
+    /// Reads that may each wait for the disk.
+    pub fn cold_reads(&self) -> usize {
+        (self.count / 50).clamp(100, 100_000)
+    }
 }
 
 /// What a figure counts.
@@ -46,6 +51,8 @@ pub enum Unit {
     /// Operations per second: the only one where more is better.
     Rate,
     Micros,
+    Millis,
+    Mib,
     /// How many times as much as there need be.
     Factor,
 }
@@ -55,13 +62,27 @@ impl Unit {
         match self {
             Unit::Rate => "per s",
             Unit::Micros => "µs",
+            Unit::Millis => "ms",
+            Unit::Mib => "MiB",
             Unit::Factor => "times",
         }
     }
 }
 
+/// Which process measures.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub enum Place {
+    /// The one that all share.
+    Here,
+    /// One of its own, where memory and bytes written are the engine's alone.
+    Child,
+    /// One of its own, with a limit of memory.
+    Limited,
+}
+
 /// Rows that share a directory, in the order in which they run.
 pub struct Group {
+    pub place: Place,
     pub rows: &'static [(&'static str, Unit)],
     run: fn(&Entrant, &Path, &Size) -> Result<Vec<f64>>,
 }
@@ -82,10 +103,12 @@ impl Group {
 
 pub const GROUPS: &[Group] = &[
     Group {
+        place: Place::Here,
         rows: &[("load, 1 per batch, Os", Unit::Rate)],
         run: load::single,
     },
     Group {
+        place: Place::Here,
         rows: &[
             ("load, 100 per batch, Os", Unit::Rate),
             ("get, hit, settled", Unit::Rate),
@@ -103,6 +126,7 @@ pub const GROUPS: &[Group] = &[
         run: reads::settled,
     },
     Group {
+        place: Place::Here,
         rows: &[
             ("durable put, 1 thread", Unit::Rate),
             ("durable put, 1 thread, p50", Unit::Micros),
@@ -120,10 +144,12 @@ pub const GROUPS: &[Group] = &[
         run: durable::puts,
     },
     Group {
+        place: Place::Here,
         rows: &[("load sorted, 1 per batch, Os", Unit::Rate)],
         run: load::sorted,
     },
     Group {
+        place: Place::Here,
         rows: &[
             ("load, largest batches, Os", Unit::Rate),
             ("overwrite all, 100 per batch, Os", Unit::Rate),
@@ -133,6 +159,7 @@ pub const GROUPS: &[Group] = &[
         run: load::bulk,
     },
     Group {
+        place: Place::Here,
         rows: &[
             ("YCSB A, 2 threads", Unit::Rate),
             ("YCSB B, 2 threads", Unit::Rate),
@@ -144,6 +171,7 @@ pub const GROUPS: &[Group] = &[
         run: ycsb::workloads,
     },
     Group {
+        place: Place::Here,
         rows: &[
             ("put in a load, Os, p50", Unit::Micros),
             ("put in a load, Os, p99", Unit::Micros),
@@ -157,6 +185,7 @@ pub const GROUPS: &[Group] = &[
         run: beside::reads_and_writes,
     },
     Group {
+        place: Place::Here,
         rows: &[
             ("load of 16 KiB, 1 per batch, Os", Unit::Rate),
             ("get of 16 KiB, settled", Unit::Rate),
@@ -166,7 +195,37 @@ pub const GROUPS: &[Group] = &[
         run: large::large,
     },
     Group {
+        place: Place::Here,
         rows: &[("load of 100 B and 16 KiB, 1 per batch, Os", Unit::Rate)],
         run: load::mixed,
+    },
+    Group {
+        place: Place::Here,
+        rows: &[
+            ("open after a close, first get", Unit::Millis),
+            ("open after kill -9, first get", Unit::Millis),
+        ],
+        run: files::opens,
+    },
+    Group {
+        place: Place::Child,
+        rows: &[
+            ("size over live bytes, loaded", Unit::Factor),
+            ("size over live bytes, loaded, 5 s later", Unit::Factor),
+            ("size over live bytes, overwritten, 5 s later", Unit::Factor),
+            ("bytes written per byte loaded, process", Unit::Factor),
+            ("bytes written per byte loaded, device", Unit::Factor),
+            ("peak anonymous memory", Unit::Mib),
+        ],
+        run: files::footprint,
+    },
+    Group {
+        place: Place::Limited,
+        rows: &[
+            ("4 x memory, load, 100 per batch, Os", Unit::Rate),
+            ("4 x memory, get, hit, settled", Unit::Rate),
+            ("4 x memory, scan of 100, settled", Unit::Rate),
+        ],
+        run: limited::larger_than_memory,
     },
 ];

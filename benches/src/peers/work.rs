@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use strandline_benches::{Values, keys};
@@ -266,6 +267,15 @@ pub fn at_once<T: Send>(
     let seconds = (start.zip(end)).map_or(0.0, |(start, end)| (end - start).as_secs_f64());
     let found: Result<_> = done.into_iter().map(|one| one.1).collect();
     Ok((found?, seconds))
+}
+
+/// Sets a flag when it is dropped, by a panic too: nobody waits for ever.
+pub struct Ended<'a>(pub &'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Looks at every cache line: engines that return a map and engines that copy pay for the same bytes.
