@@ -12,7 +12,7 @@ pub const ENTRANT: Entrant = Entrant {
     name: "fjall",
     settings: "PersistMode::Buffer | SyncData (the cheaper of its two syncs); memtable 64 MiB; cache \
                256 MiB, filters and indexes beside it; hash index in blocks; values >= 4 KiB separated; \
-               no compression",
+               no compression; batches up to 2 GiB (it has no limit of bytes)",
     batch_len_max: 2 << 30,
     open: |dir, setup| Ok(Box::new(Fjall::open(dir, setup)?)),
 };

@@ -13,7 +13,7 @@ use super::engine::{Engine, Entrant, Entry, Level, Reader, Result};
 /// loses nothing; the death of the machine may then cost the whole file and not just its tail.
 pub const ENTRANT: Entrant = Entrant {
     name: "lmdb",
-    settings: "MDB_NOSYNC | synced; MDB_NORDAHEAD; map 64 GiB; page cache only",
+    settings: "MDB_NOSYNC | synced; MDB_NORDAHEAD; map 64 GiB; page cache only; batches of any size",
     batch_len_max: usize::MAX,
     open: |dir, setup| Ok(Box::new(Lmdb::open(dir, setup.level, EnvFlags::empty())?)),
 };

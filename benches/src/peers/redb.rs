@@ -13,7 +13,8 @@ use super::engine::{Engine, Entrant, Entry, Level, Reader, Result, Setup};
 /// system it therefore promises less.
 pub const ENTRANT: Entrant = Entrant {
     name: "redb",
-    settings: "Durability::None (weaker than Os: lost with the process) | Immediate; cache 256 MiB",
+    settings: "Durability::None (weaker than Os: lost with the process) | Immediate; cache 256 MiB; \
+               batches of any size",
     batch_len_max: usize::MAX,
     open: |dir, setup| Ok(Box::new(Redb::open(dir, setup)?)),
 };

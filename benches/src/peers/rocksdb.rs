@@ -13,7 +13,8 @@ pub const ENTRANT: Entrant = Entrant {
     name: "rocksdb",
     settings: "sync=false | sync=true (fdatasync, grouped, pipelined); memtable 64 MiB, 3 at most; \
                cache of blocks and blobs 256 MiB; bloom 10 bits; hash index in blocks; blobs from \
-               4 KiB, collected; no compression; 2 background jobs",
+               4 KiB, collected; no compression; 2 background jobs; \
+               batches up to 2 GiB (it takes 4 with headers)",
     batch_len_max: 2 << 30,
     open: |dir, setup| Ok(Box::new(Rocks::open(dir, setup)?)),
 };

@@ -14,7 +14,8 @@ pub const ENTRANT: Entrant = Entrant {
     name: "surrealkv",
     settings: "Durability::Eventual (written to the system at each commit) | Immediate (fdatasync, \
                grouped; log written ahead with zeros); memtable 64 MiB; cache 256 MiB; bloom 10 bits; \
-               values >= 4 KiB apart; no compression",
+               values >= 4 KiB apart; no compression; batches up to 2 GiB (it takes 4 with headers); \
+               a commit that met another write of its key is made again",
     batch_len_max: 2 << 30,
     open: |dir, setup| Ok(Box::new(Surreal::open(dir, setup)?)),
 };
