@@ -97,15 +97,24 @@ impl Plan {
         touch_memory(self.touch_mib);
         let floor = Floor::measure(&self.dir, &self.size)?;
         floor.print();
+        report::print_head(&entrants);
         let mut rows = Vec::new();
         for (at, group) in GROUPS.iter().enumerate() {
             if group.has(&self.rows) {
-                rows.extend(self.measure_group(at, group, &entrants)?);
+                let more = self.measure_group(at, group, &entrants)?;
+                report::print(&more);
+                rows.extend(more);
+                // Hours may lie behind, and what comes may fail.
+                self.write(&entrants, &floor, &rows)?;
             }
         }
-        report::print(&rows);
+        Ok(())
+    }
+
+    /// Writes what was measured so far into the files that were asked for.
+    fn write(&self, entrants: &[Entrant], floor: &Floor, rows: &[Row]) -> Result<()> {
         if let Some(dir) = &self.svg {
-            svg::write(&rows, dir)?;
+            svg::write(rows, dir)?;
         }
         if let Some(path) = &self.json {
             let settings: serde_json::Map<String, serde_json::Value> = entrants
@@ -141,7 +150,14 @@ impl Plan {
         let limit = limit.as_ref().map(|limit| limit.dir.as_path());
         // By engine, then by row, then by run.
         let mut figures = vec![vec![Vec::new(); group.rows.len()]; entrants.len()];
+        let mut floors = vec![Vec::new(); group.rows.len()];
         for run in 0..self.runs {
+            let dir = tempfile::tempdir_in(&self.dir)?;
+            for (floors, floor) in floors.iter_mut().zip(group.floor(dir.path(), &self.size)?) {
+                floors.push(floor);
+            }
+            dir.close()?;
+            rustix::fs::sync();
             for turn in 0..entrants.len() {
                 let at = turn_of(run, turn, entrants.len());
                 let dir = tempfile::tempdir_in(&self.dir)?;
@@ -174,6 +190,7 @@ impl Plan {
                 .zip(&figures)
                 .map(|(entrant, figures)| (entrant.name, Figures::new(figures[at].clone())))
                 .collect(),
+            machine: Figures::new(floors[at].clone()),
         };
         Ok(group.rows.iter().enumerate().map(row).collect())
     }

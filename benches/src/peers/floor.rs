@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use strandline_benches::random::Random;
 use super::engine::Result;
 use super::report::short;
 use super::rows::Size;
-use super::work::{Latencies, at_once, rate};
+use super::work::{Key, LARGE_LEN, Latencies, VALUE_LEN, at_once, rate};
 
 /// A name, a unit, and a figure; none where the place cannot do it.
 pub struct Floor(Vec<(&'static str, &'static str, f64)>);
@@ -30,34 +31,26 @@ impl Floor {
         let count = size.durable();
         let mut figures = Vec::new();
 
-        let file = zeroed(&path, count * PAGE_LEN)?;
-        let [p50, per_second] = synced(count, |n| {
-            file.write_all_at(&[1; 512], n as u64 * 512)?;
-            Ok(file.sync_data()?)
-        })?;
-        figures.push(("append of 512 B and fdatasync", "per s", per_second));
-        figures.push(("append of 512 B and fdatasync, p50", "µs", p50));
+        let appends = synced_appends(dir.path(), size)?;
+        figures.push(("append of 512 B and fdatasync", "per s", appends[0]));
+        figures.push(("append of 512 B and fdatasync, p50", "µs", appends[1]));
 
         let mut buf = vec![1; 2 * PAGE_LEN];
         let page = aligned(&mut buf);
         let mut direct = [f64::NAN; 2];
+        zeroed(&path, count * PAGE_LEN)?;
         if let Some(file) = open_direct(&path, OFlags::DSYNC)? {
-            direct = synced(count, |n| {
+            [direct[0], direct[1], ..] = synced(count, |n| {
                 Ok(file.write_all_at(page, (n * PAGE_LEN) as u64)?)
             })?;
         }
-        figures.push(("O_DIRECT, O_DSYNC write of 4 KiB", "per s", direct[1]));
-        figures.push(("O_DIRECT, O_DSYNC write of 4 KiB, p50", "µs", direct[0]));
+        figures.push(("O_DIRECT, O_DSYNC write of 4 KiB", "per s", direct[0]));
+        figures.push(("O_DIRECT, O_DSYNC write of 4 KiB, p50", "µs", direct[1]));
 
         std::fs::remove_file(&path)?;
-        let file = File::create(&path)?;
-        let chunk = vec![1u8; 1 << 20];
-        let chunks = FILE_LEN / chunk.len();
-        let written = rate(FILE_LEN, || {
-            Ok((0..chunks).try_for_each(|n| file.write_all_at(&chunk, (n << 20) as u64))?)
-        })?;
+        let written = buffered(&path, FILE_LEN)?;
         figures.push(("buffered write", "MB/s", written / 1e6));
-        file.sync_all()?;
+        File::open(&path)?.sync_all()?;
 
         for (name, depth) in [
             ("read of 4 KiB past the cache", 1),
@@ -99,6 +92,45 @@ impl Floor {
     }
 }
 
+/// Synced appends per second to a file of zeros; their p50, p99 and p99.9. Large enough for what an engine
+/// adds to an entry of the usual size.
+pub fn synced_appends(dir: &Path, size: &Size) -> Result<Vec<f64>> {
+    const LEN: usize = 512;
+    let count = size.durable();
+    let file = zeroed(&dir.join("appends"), count * LEN)?;
+    let figures = synced(count, |n| {
+        file.write_all_at(&[1; LEN], (n * LEN) as u64)?;
+        Ok(file.sync_data()?)
+    })?;
+    Ok(Vec::from(figures))
+}
+
+/// Entries per second whose keys and values alone are handed to the system in large pieces.
+pub fn small_entries(dir: &Path, size: &Size) -> Result<Vec<f64>> {
+    entries(dir, size.count, VALUE_LEN)
+}
+
+/// As [`small_entries`], with large values.
+pub fn large_entries(dir: &Path, size: &Size) -> Result<Vec<f64>> {
+    entries(dir, size.large(), LARGE_LEN)
+}
+
+fn entries(dir: &Path, count: usize, value_len: usize) -> Result<Vec<f64>> {
+    let len = size_of::<Key>() + value_len;
+    let written = buffered(&dir.join("entries"), count * len)?;
+    Ok(vec![written / len as f64])
+}
+
+/// Bytes per second, written to a new file and not synced.
+fn buffered(path: &Path, len: usize) -> Result<f64> {
+    let mut file = File::create(path)?;
+    let chunk = vec![1u8; (1 << 20).min(len)];
+    let chunks = len / chunk.len();
+    rate(chunks * chunk.len(), || {
+        Ok((0..chunks).try_for_each(|_| file.write_all(&chunk))?)
+    })
+}
+
 /// A file of zeros that are on the disk, so that a sync need not write where they are.
 fn zeroed(path: &Path, len: usize) -> Result<File> {
     let file = File::create(path)?;
@@ -129,13 +161,14 @@ fn aligned(buf: &mut [u8]) -> &mut [u8] {
     &mut buf[start..][..PAGE_LEN]
 }
 
-/// The median in microseconds, and how many there are per second.
-fn synced(count: usize, mut write: impl FnMut(usize) -> Result<()>) -> Result<[f64; 2]> {
+/// How many there are per second; p50, p99 and p99.9 in microseconds.
+fn synced(count: usize, mut write: impl FnMut(usize) -> Result<()>) -> Result<[f64; 4]> {
     let mut latencies = Latencies::default();
     let per_second = rate(count, || {
         (0..count).try_for_each(|n| latencies.timed(|| write(n)))
     })?;
-    Ok([latencies.percentiles()[0], per_second])
+    let [p50, p99, p999] = latencies.percentiles();
+    Ok([per_second, p50, p99, p999])
 }
 
 fn read_pages(file: &File, seed: u64) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::engine::Entrant;
 use super::rows::Unit;
 
 /// What the runs of one engine gave for one row.
@@ -28,6 +29,24 @@ impl Figures {
     pub fn max(&self) -> f64 {
         self.0[self.0.len() - 1]
     }
+
+    fn json(&self) -> Value {
+        json!({
+            "median": self.median(),
+            "min": self.min(),
+            "max": self.max(),
+            "sorted": self.0,
+        })
+    }
+
+    /// For a cell of a table, or a label.
+    pub fn text(&self) -> String {
+        let [median, min, max] = [self.median(), self.min(), self.max()].map(short);
+        match self.median().is_nan() {
+            true => median,
+            false => format!("{median} ({min}-{max})"),
+        }
+    }
 }
 
 /// One row: engines by name, ours first.
@@ -35,6 +54,8 @@ pub struct Row {
     pub name: &'static str,
     pub unit: Unit,
     pub engines: Vec<(&'static str, Figures)>,
+    /// The machine with no engine between.
+    pub machine: Figures,
 }
 
 impl Row {
@@ -55,15 +76,7 @@ impl Row {
         let engines: serde_json::Map<String, Value> = self
             .engines
             .iter()
-            .map(|(name, figures)| {
-                let numbers = json!({
-                    "median": figures.median(),
-                    "min": figures.min(),
-                    "max": figures.max(),
-                    "sorted": figures.0,
-                });
-                ((*name).to_owned(), numbers)
-            })
+            .map(|(name, figures)| ((*name).to_owned(), figures.json()))
             .collect();
         let best = self.best_peer();
         json!({
@@ -71,27 +84,31 @@ impl Row {
             "unit": self.unit.name(),
             "more_is_better": self.unit == Unit::Rate,
             "engines": engines,
+            "machine": self.machine.json(),
             "best_peer": best.map(|best| best.0),
             "ratio_to_best_peer": best.map(|best| best.1),
         })
     }
 }
 
-/// Prints all rows as one Markdown table.
-pub fn print(rows: &[Row]) {
-    let Some(first) = rows.first() else { return };
+/// Prints the head of the Markdown table of all rows.
+pub fn print_head(entrants: &[Entrant]) {
     print!("| row | unit |");
-    for (name, _) in &first.engines {
-        print!(" {name} |");
+    for entrant in entrants {
+        print!(" {} |", entrant.name);
     }
-    println!(" ours to best peer |");
-    println!("|---|---|{}---:|", "---:|".repeat(first.engines.len()));
+    println!(" machine | ours to best peer |");
+    println!("|---|---|{}", "---:|".repeat(entrants.len() + 2));
+}
+
+/// Prints some rows of the table.
+pub fn print(rows: &[Row]) {
     for row in rows {
         print!("| {} | {} |", row.name, row.unit.name());
         for (_, figures) in &row.engines {
-            let (median, min, max) = (figures.median(), figures.min(), figures.max());
-            print!(" {} ({}-{}) |", short(median), short(min), short(max));
+            print!(" {} |", figures.text());
         }
+        print!(" {} |", row.machine.text());
         match row.best_peer() {
             Some((peer, ratio)) => println!(" {ratio:.2} ({peer}) |"),
             None => println!(" |"),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::engine::{Entrant, Result};
-use super::{beside, durable, files, large, limited, load, reads, ycsb};
+use super::{beside, durable, files, floor, large, limited, load, reads, ycsb};
 
 /// How much each row does. Every count is derived from one number.
 #[derive(Clone, Copy)]
@@ -85,13 +85,27 @@ pub struct Group {
     pub place: Place,
     pub rows: &'static [(&'static str, Unit)],
     run: fn(&Entrant, &Path, &Size) -> Result<Vec<f64>>,
+    /// What the machine does alone, for as many of the first rows as there is such a thing.
+    floor: Option<FloorRun>,
 }
+
+type FloorRun = fn(&Path, &Size) -> Result<Vec<f64>>;
 
 impl Group {
     /// One figure per row.
     pub fn run(&self, entrant: &Entrant, dir: &Path, size: &Size) -> Result<Vec<f64>> {
         let figures = (self.run)(entrant, dir, size)?;
         assert_eq!(figures.len(), self.rows.len());
+        Ok(figures)
+    }
+
+    /// As [`Group::run`], of the machine alone; what is no number where there is nothing to compare.
+    pub fn floor(&self, dir: &Path, size: &Size) -> Result<Vec<f64>> {
+        let mut figures = match self.floor {
+            Some(floor) => floor(dir, size)?,
+            None => Vec::new(),
+        };
+        figures.resize(self.rows.len(), f64::NAN);
         Ok(figures)
     }
 
@@ -106,6 +120,7 @@ pub const GROUPS: &[Group] = &[
         place: Place::Here,
         rows: &[("load, 1 per batch, Os", Unit::Rate)],
         run: load::single,
+        floor: Some(floor::small_entries),
     },
     Group {
         place: Place::Here,
@@ -124,6 +139,7 @@ pub const GROUPS: &[Group] = &[
             ("full scan, settled, entries", Unit::Rate),
         ],
         run: reads::settled,
+        floor: Some(floor::small_entries),
     },
     Group {
         place: Place::Here,
@@ -142,11 +158,13 @@ pub const GROUPS: &[Group] = &[
             ("durable put, 64 threads, p99.9", Unit::Micros),
         ],
         run: durable::puts,
+        floor: Some(floor::synced_appends),
     },
     Group {
         place: Place::Here,
         rows: &[("load sorted, 1 per batch, Os", Unit::Rate)],
         run: load::sorted,
+        floor: Some(floor::small_entries),
     },
     Group {
         place: Place::Here,
@@ -157,6 +175,7 @@ pub const GROUPS: &[Group] = &[
             ("delete half, 1 per batch, Os", Unit::Rate),
         ],
         run: load::bulk,
+        floor: Some(floor::small_entries),
     },
     Group {
         place: Place::Here,
@@ -169,6 +188,7 @@ pub const GROUPS: &[Group] = &[
             ("YCSB F, 2 threads", Unit::Rate),
         ],
         run: ycsb::workloads,
+        floor: None,
     },
     Group {
         place: Place::Here,
@@ -183,6 +203,7 @@ pub const GROUPS: &[Group] = &[
             ("get beside puts, p99.9", Unit::Micros),
         ],
         run: beside::reads_and_writes,
+        floor: None,
     },
     Group {
         place: Place::Here,
@@ -193,11 +214,13 @@ pub const GROUPS: &[Group] = &[
             ("size over live bytes of 16 KiB, collected", Unit::Factor),
         ],
         run: large::large,
+        floor: Some(floor::large_entries),
     },
     Group {
         place: Place::Here,
         rows: &[("load of 100 B and 16 KiB, 1 per batch, Os", Unit::Rate)],
         run: load::mixed,
+        floor: None,
     },
     Group {
         place: Place::Here,
@@ -206,6 +229,7 @@ pub const GROUPS: &[Group] = &[
             ("open after kill -9, first get", Unit::Millis),
         ],
         run: files::opens,
+        floor: None,
     },
     Group {
         place: Place::Child,
@@ -218,6 +242,7 @@ pub const GROUPS: &[Group] = &[
             ("peak anonymous memory", Unit::Mib),
         ],
         run: files::footprint,
+        floor: None,
     },
     Group {
         place: Place::Limited,
@@ -227,5 +252,6 @@ pub const GROUPS: &[Group] = &[
             ("4 x memory, scan of 100, settled", Unit::Rate),
         ],
         run: limited::larger_than_memory,
+        floor: Some(floor::small_entries),
     },
 ];

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::engine::Result;
-use super::report::{Row, short};
+use super::report::Row;
 use super::rows::Unit;
 
 const WIDTH: f64 = 720.0;
@@ -27,8 +27,16 @@ pub fn write(rows: &[Row], dir: &Path) -> Result<()> {
 
 /// A bar per engine as long as its median, with a line from its least to its greatest figure.
 fn chart(row: &Row) -> Result<String> {
-    let height = TITLE_HEIGHT + BAR_HEIGHT * row.engines.len() as f64 + 8.0;
-    let greatest = row.engines.iter().map(|engine| engine.1.max());
+    let mut bars: Vec<_> = row
+        .engines
+        .iter()
+        .map(|(name, figures)| (*name, figures))
+        .collect();
+    if !row.machine.median().is_nan() {
+        bars.push(("the machine", &row.machine));
+    }
+    let height = TITLE_HEIGHT + BAR_HEIGHT * bars.len() as f64 + 8.0;
+    let greatest = bars.iter().map(|bar| bar.1.max());
     // What is no number is no greatest one either.
     let greatest = greatest.fold(f64::MIN_POSITIVE, f64::max);
     let length = |figure: f64| match figure.is_nan() {
@@ -48,26 +56,28 @@ fn chart(row: &Row) -> Result<String> {
 <rect width="100%" height="100%" fill="white"/>
 <text x="8" y="20" font-weight="bold">{title} ({unit}, {better} is better)</text>"#
     )?;
-    for (n, (name, figures)) in row.engines.iter().enumerate() {
+    for (n, (name, figures)) in bars.iter().enumerate() {
         let top = TITLE_HEIGHT + BAR_HEIGHT * n as f64;
         let (middle, text) = (top + 9.0, top + 14.0);
-        let color = if n == 0 { "#1f6feb" } else { "#a8b3c1" };
+        let color = match n {
+            0 => "#1f6feb",
+            n if n < row.engines.len() => "#a8b3c1",
+            _ => "#e3e7ec",
+        };
         let (least, most) = (length(figures.min()), length(figures.max()));
         writeln!(
             svg,
             r##"<text x="{}" y="{text}" text-anchor="end">{}</text>
 <rect x="{NAMES_WIDTH}" y="{top}" width="{:.1}" height="18" fill="{color}"/>
 <path d="M{:.1} {middle}H{:.1}" stroke="#333"/>
-<text x="{:.1}" y="{text}">{} ({}-{})</text>"##,
+<text x="{:.1}" y="{text}">{}</text>"##,
             NAMES_WIDTH - 8.0,
             escaped(name),
             length(figures.median()),
             NAMES_WIDTH + least,
             NAMES_WIDTH + most,
             NAMES_WIDTH + most + 8.0,
-            short(figures.median()),
-            short(figures.min()),
-            short(figures.max()),
+            figures.text(),
         )?;
     }
     svg.push_str("</svg>\n");
