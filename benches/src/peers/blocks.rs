@@ -69,3 +69,15 @@ pub fn verify_blocks(engine: &dyn Engine, count: usize, change: usize) -> Result
     assert_eq!(found, count, "a scan shows all");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_alone_is_the_key_in_its_row() {
+        let row = strandline_benches::keys(SEED, 100);
+        let alone: Vec<_> = (0..100).map(key_at).collect();
+        assert_eq!(row, alone);
+    }
+}

@@ -47,3 +47,26 @@ impl Zipf {
 
 /// As in YCSB.
 const THETA: f64 = 0.99;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_up_as_often_as_their_ranks_say() {
+        const COUNT: usize = 1_000;
+        const DRAWS: usize = 400_000;
+        let zipf = Zipf::new(COUNT);
+        let mut random = Random::new(1);
+        let mut found = [0usize; COUNT];
+        for _ in 0..DRAWS {
+            found[zipf.draw(&mut random)] += 1;
+        }
+        for (rank, tolerance) in [(0, 0.02), (1, 0.02), (9, 0.15), (99, 0.15)] {
+            let expected = DRAWS as f64 / zipf.zeta / (rank as f64 + 1.0).powf(THETA);
+            let off = (found[rank] as f64 - expected).abs() / expected;
+            assert!(off < tolerance, "{rank}: {} for {expected}", found[rank]);
+        }
+        assert!(found[COUNT / 2..].iter().sum::<usize>() > 0);
+    }
+}

@@ -128,3 +128,41 @@ pub fn short(figure: f64) -> String {
         figure => format!("{figure:.2}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn best(unit: Unit, ours: f64, peers: [f64; 3]) -> Option<(&'static str, f64)> {
+        let figures = |figure| Figures::new(vec![figure]);
+        let mut engines = vec![("ours", figures(ours))];
+        engines.extend(["a", "b", "c"].into_iter().zip(peers.map(figures)));
+        let row = Row {
+            name: "",
+            unit,
+            engines,
+            machine: figures(f64::NAN),
+        };
+        row.best_peer()
+    }
+
+    #[test]
+    fn the_best_peer_is_the_one_that_is_hardest_to_beat() {
+        assert_eq!(best(Unit::Rate, 6.0, [1.0, 3.0, 2.0]), Some(("b", 2.0)));
+        assert_eq!(best(Unit::Millis, 6.0, [4.0, 3.0, 9.0]), Some(("b", 0.5)));
+    }
+
+    #[test]
+    fn a_peer_without_a_figure_is_not_the_best() {
+        let peers = [f64::NAN, 3.0, 2.0];
+        assert_eq!(best(Unit::Rate, 6.0, peers), Some(("b", 2.0)));
+        assert_eq!(best(Unit::Micros, 6.0, peers), Some(("c", 1.0 / 3.0)));
+        assert_eq!(best(Unit::Rate, 6.0, [f64::NAN; 3]), None);
+    }
+
+    #[test]
+    fn a_median_of_an_even_number_lies_between() {
+        assert_eq!(Figures::new(vec![9.0, 1.0, 4.0, 2.0]).median(), 3.0);
+        assert_eq!(Figures::new(vec![9.0, 1.0, 4.0]).median(), 4.0);
+    }
+}

@@ -289,3 +289,26 @@ pub fn rate(count: usize, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     work()?;
     Ok(count as f64 / start.elapsed().as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_leave_as_many_behind_them_as_they_say() {
+        let latencies = Latencies((0..=10_000).rev().map(|n| n * 1_000).collect());
+        assert_eq!(latencies.percentiles(), [5_000.0, 9_900.0, 9_990.0]);
+    }
+
+    #[test]
+    fn threads_begin_together_and_the_last_one_ends_the_clock() {
+        let wait = std::time::Duration::from_millis(20);
+        let (found, seconds) = at_once(3, |n| {
+            std::thread::sleep(wait * n as u32);
+            Ok(n)
+        })
+        .expect("nothing failed");
+        assert_eq!(found, [0, 1, 2]);
+        assert!(seconds >= wait.as_secs_f64() * 2.0, "{seconds}");
+    }
+}
