@@ -8,7 +8,9 @@ use strandline_benches::random::Random;
 use super::draw::Zipf;
 use super::engine::{Entrant, Level, Result, Setup};
 use super::rows::Size;
-use super::work::{Part, SEED, VALUE_LEN, Way, load, read, read_absent, scan, scan_all, verify};
+use super::work::{
+    Part, SEED, VALUE_LEN, Way, count, load, read, read_absent, scan, scan_all, verify,
+};
 
 pub fn settled(entrant: &Entrant, dir: &Path, size: &Size) -> Result<Vec<f64>> {
     let engine = (entrant.open)(dir, &Setup::new(Level::Os))?;
@@ -42,6 +44,7 @@ pub fn settled(entrant: &Entrant, dir: &Path, size: &Size) -> Result<Vec<f64>> {
         }
     }
     figures.push(scan_all(engine, size.count)?);
+    figures.push(count(engine, size.count)?);
     verify(engine, &[Part::new(&loaded)], &[])?;
     engine.close()?;
     Ok(figures)

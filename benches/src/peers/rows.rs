@@ -137,6 +137,7 @@ pub const GROUPS: &[Group] = &[
             ("scan of 100, settled", Unit::Rate),
             ("scan of 100, reverse, settled", Unit::Rate),
             ("full scan, settled, entries", Unit::Rate),
+            ("len, settled", Unit::Rate),
         ],
         run: reads::settled,
         floor: Some(floor::small_entries),

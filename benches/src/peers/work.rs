@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use strandline_benches::{Values, keys};
 
@@ -188,6 +188,17 @@ pub fn scan_all(engine: &dyn Engine, count: usize) -> Result<f64> {
     })?;
     assert_eq!(found, count, "a scan shows all");
     Ok(rate)
+}
+
+/// Counts per second of all keys: as many as fit into a while, for some engines read everything.
+pub fn count(engine: &dyn Engine, expected: usize) -> Result<f64> {
+    const WHILE: Duration = Duration::from_millis(50);
+    let (mut counts, start) = (0u32, Instant::now());
+    while start.elapsed() < WHILE {
+        assert_eq!(engine.len()?, expected, "the count is right");
+        counts += 1;
+    }
+    Ok(f64::from(counts) / start.elapsed().as_secs_f64())
 }
 
 /// Reads back what was written, outside of any clock: an engine that loses, mixes up or invents entries
