@@ -88,10 +88,10 @@ pub struct Options {
     /// Sorted runs above the bottom one before they are merged. Default 4; 1 to 16. More write less
     /// and read more.
     pub run_count_max: usize,
-    /// How long nothing must have been written before everything is merged into one run, which is what is
-    /// read and counted best and takes the least space. Default 200 ms; any, `None` for never. It happens
-    /// once, and only where what is new is a 16th of the rest; below 64 MiB in all, less than that is merged
-    /// after an accordingly longer pause. A leader waits until its followers have everything.
+    /// How long nothing must have been written before everything becomes one run, which is read and counted
+    /// best and takes the least space. Default 200 ms; any, `None` for never. It happens once after a write
+    /// or an open, where what is new is at least a 16th of the rest; below 64 MiB in all, less than that is
+    /// merged after an accordingly longer pause. A leader waits until its followers have everything.
     pub settle_after: Option<Duration>,
     /// Memory for table blocks where files are not mapped, in bytes. Default 64 MiB; any.
     pub cache_len_max: u64,
