@@ -228,6 +228,8 @@ struct Opened {
 fn open(dir: &Path) -> Result<Opened> {
     let options = Options {
         durability: Durability::Os,
+        // What is to be met in the memtable stays there.
+        settle_after: None,
         ..Options::default()
     };
     let database = options.open(dir)?;

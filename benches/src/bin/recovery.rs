@@ -49,7 +49,10 @@ const ROWS: [Row; 4] = [
 
 impl Row {
     fn options(&self) -> Options {
-        let options = Options::default();
+        let options = Options {
+            settle_after: None,
+            ..Options::default()
+        };
         match self.is_unflushed {
             true => Options {
                 memtable_len_max: 4 << 30,
