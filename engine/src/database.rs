@@ -517,7 +517,7 @@ impl Inner {
             outcome = outcome.and(closed);
         }
         if !self.read_only {
-            outcome = outcome.and(self.shared.pool.clear().map_err(Error::from));
+            self.shared.pool.clear();
         }
         *self.lock.lock() = None;
         outcome

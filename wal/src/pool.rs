@@ -322,15 +322,12 @@ impl Pool {
             .retain(|spare| spare.path.parent() != Some(dir));
     }
 
-    /// Removes all spares: at close, and when the database has been idle.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn clear(&self) -> Result<()> {
+    /// Removes all spares: at close, and when the database has been idle. One that cannot be removed is
+    /// left to the next open.
+    pub fn clear(&self) {
         for spare in std::mem::take(&mut *self.spares.lock()) {
-            self.remove(&spare.path)?;
+            let _ = self.env.disk.remove(&spare.path);
         }
-        Ok(())
     }
 
     /// Number of spares at hand.

@@ -100,7 +100,7 @@ impl Store {
             .settled_write_ns
             .store(written_ns, Ordering::Relaxed);
         self.merge_all(2, goes_on)?;
-        self.shared.pool.clear()?;
+        self.shared.pool.clear();
         Ok(true)
     }
 
