@@ -19,7 +19,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::batch::{ALIGN, Batch, BatchHeader, Damage, HEADER_LEN};
+use crate::batch::{ALIGN, Batch, BatchHeader, Damage, HEADER_LEN, MAGIC};
 use crate::bug::planted;
 use crate::error::{Error, IoContext, Result};
 use crate::ids::{Epoch, Hlc, LogId, Position};
@@ -617,14 +617,15 @@ impl Behind {
             .unwrap_or(usize::MAX)
             .next_multiple_of(ALIGN);
         while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= HEADER_LEN) {
-            let step = match Batch::decode(rest) {
-                Ok(batch) if batch.header.nonce == header.nonce => {
+            // Most of it is zeros, as long as the segment was growing.
+            let batch = rest.starts_with(&MAGIC).then(|| Batch::decode(rest));
+            at += match batch {
+                Some(Ok(batch)) if batch.header.nonce == header.nonce => {
                     self.note(&batch.header, known);
                     batch.header.batch_len()
                 }
                 _ => ALIGN,
             };
-            at += step;
         }
     }
 

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use strandline::{Database, Dataset, Durability, Keyspace, Options};
+use strandline::{Background, Database, Dataset, Durability, Keyspace, Options};
 use strandline_benches::{Values, keys};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -228,8 +228,8 @@ struct Opened {
 fn open(dir: &Path) -> Result<Opened> {
     let options = Options {
         durability: Durability::Os,
-        // What is to be met in the memtable stays there.
-        settle_after: None,
+        // Nobody else does a part of it, sometimes more and sometimes less.
+        background: Background::Manual,
         ..Options::default()
     };
     let database = options.open(dir)?;
