@@ -473,7 +473,10 @@ impl Database {
         let mut count = 0;
         for dataset in self.datasets() {
             let store = dataset.inner().store();
-            while store.log_step() {}
+            let mut log_steps = 0;
+            while log_steps < step_count_max && store.log_step() {
+                log_steps += 1;
+            }
             for work in [flush_step, compact_step] {
                 while count < step_count_max && work(&store, &|| true)? {
                     count += 1;

@@ -91,7 +91,9 @@ pub struct Options {
     /// How long nothing must have been written before everything becomes one run, which is read and counted
     /// best and takes the least space. Default 200 ms; any, `None` for never. It happens once after a write
     /// or an open, where what is new is at least a 16th of the rest; below 64 MiB in all, less than that is
-    /// merged after an accordingly longer pause. A leader waits until its followers have everything.
+    /// merged after an accordingly longer pause. A leader that others can follow waits until its followers
+    /// have everything, and one that none has reached yet does not do it. Nor does one without room for a
+    /// second copy.
     pub settle_after: Option<Duration>,
     /// Memory for table blocks where files are not mapped, in bytes. Default 64 MiB; any.
     pub cache_len_max: u64,

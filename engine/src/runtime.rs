@@ -262,6 +262,78 @@ mod tests {
         assert_eq!(store.manifest().runs.len(), 1);
     }
 
+    /// Whoever opens the directory next must not meet work that is still under way there.
+    #[test]
+    fn a_close_waits_for_work_on_the_files_and_none_begins_after_it() {
+        let (_db, store) = store();
+        let [began, goes_on, done] = [const { AtomicBool::new(false) }; 3];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                store.with_files(|_| {
+                    began.store(true, Ordering::Release);
+                    while !goes_on.load(Ordering::Acquire) {
+                        std::thread::yield_now();
+                    }
+                    done.store(true, Ordering::Release);
+                });
+            });
+            while !began.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            let closer = scope.spawn(|| {
+                store.close().unwrap();
+                done.load(Ordering::Acquire)
+            });
+            while store.check().is_ok() {
+                std::thread::yield_now();
+            }
+            // Time enough for a close that does not wait.
+            for _ in 0..100_000 {
+                std::thread::yield_now();
+            }
+            let is_early = closer.is_finished();
+            goes_on.store(true, Ordering::Release);
+            assert!(closer.join().unwrap() && !is_early);
+        });
+        let refused = [
+            store.flush_oldest().map(|_| ()),
+            store.compact_step(&|| true).map(|_| ()),
+            store.compact(),
+        ];
+        for refused in refused {
+            assert!(matches!(refused, Err(Error::Closed(_))), "{refused:?}");
+        }
+        store.drop_segments().unwrap();
+    }
+
+    /// A write that comes while a database settles is more urgent; it settles after the next pause.
+    #[test]
+    fn a_write_ends_a_settling_and_a_later_one_does_it() {
+        let machine = SimEnv::new(1);
+        let options = Options {
+            background: Background::Manual,
+            ..Options::default()
+        };
+        let db = options.open_with("/db", machine.env()).unwrap();
+        let (map, dataset) = (db.keyspace("map").unwrap(), db.dataset("").unwrap());
+        for n in 0..2u8 {
+            map.put([n], "value").unwrap();
+            dataset.flush().unwrap();
+        }
+        let store = dataset.inner().store();
+        machine.clock.advance_ms(200);
+        let writes = || {
+            map.put("key", "value").unwrap();
+            true
+        };
+        assert!(!store.settle(&writes).unwrap());
+        assert_eq!(store.manifest().runs.len(), 2);
+        assert!(!store.settle(&|| true).unwrap(), "it is not over yet");
+        machine.clock.advance_ms(200);
+        assert!(store.settle(&|| true).unwrap());
+        assert_eq!(store.manifest().runs.len(), 1);
+    }
+
     #[test]
     fn work_ends_where_there_is_none_and_where_it_is_stopped() {
         let (_db, store) = store();

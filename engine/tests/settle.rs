@@ -257,3 +257,17 @@ fn threads_settle_what_is_left_alone() {
     assert_eq!((len(&db), stats(&db).run_count), (2_000, 1));
     db.close().unwrap();
 }
+
+/// It needs room for everything a second time, and leaves the last space to those who write.
+#[test]
+fn a_disk_that_is_nearly_full_is_left_alone() {
+    let machine = SimEnv::new(1);
+    let db = options().open_with("/db", machine.env()).unwrap();
+    put(&db, 0..1_000, 1_000);
+    let used = files_len(machine.env().disk.as_ref(), Path::new("/db"));
+    machine.disk.limit(Some(used + 500_000));
+    assert_eq!(pass(&db, &machine, 200), 0);
+    machine.disk.limit(None);
+    assert_eq!(pass(&db, &machine, 0), 1);
+    assert!(is_settled(&db));
+}

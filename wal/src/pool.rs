@@ -322,10 +322,16 @@ impl Pool {
             .retain(|spare| spare.path.parent() != Some(dir));
     }
 
-    /// Removes all spares: at close, and when the database has been idle. One that cannot be removed is
-    /// left to the next open.
+    /// Removes all spares, at the close. One that cannot be removed is left to the next open.
     pub fn clear(&self) {
         for spare in std::mem::take(&mut *self.spares.lock()) {
+            let _ = self.env.disk.remove(&spare.path);
+        }
+    }
+
+    /// Removes the spares in one directory, as [`Pool::clear`] does.
+    pub fn clear_in(&self, dir: &Path) {
+        while let Some(spare) = self.find(|spare| spare.path.parent() == Some(dir)) {
             let _ = self.env.disk.remove(&spare.path);
         }
     }

@@ -762,7 +762,8 @@ impl Active {
             return;
         }
         self.hash_at = end + DIGEST_STEP;
-        if end - self.segment.hashed_len() >= DIGEST_BEHIND_MAX {
+        // Others publish and hash meanwhile, beyond what was published a moment ago.
+        if end.saturating_sub(self.segment.hashed_len()) >= DIGEST_BEHIND_MAX {
             self.segment.hash_to(end);
         } else {
             pool.wake();

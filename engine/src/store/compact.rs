@@ -15,8 +15,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use strandline_wal::ShardId;
 use strandline_wal::bug::planted;
+use strandline_wal::{Hlc, IoContext, ShardId};
 
 use super::flush::Outputs;
 use super::iter::RunCursor;
@@ -59,6 +59,7 @@ impl Store {
             return Ok(false);
         }
         let _compacting = self.compacting.lock();
+        self.check()?;
         let view = self.view();
         match self.choose(&view) {
             None => Ok(false),
@@ -93,15 +94,34 @@ impl Store {
             || !is_due(1)
             || !Self::settle_pauses(&self.view()).is_some_and(is_due)
             || !self.is_everywhere()
+            || !self.has_room_to_settle()?
         {
             return Ok(false);
         }
         counters
             .settled_write_ns
             .store(written_ns, Ordering::Relaxed);
-        self.merge_all(2, goes_on)?;
-        self.shared.pool.clear();
+        // A write is more urgent, and what it brings is merged as well, later.
+        let is_idle = || counters.last_write_ns.load(Ordering::Relaxed) == written_ns;
+        match self.merge_all(2, &|| goes_on() && is_idle()) {
+            Err(Error::Closed(_)) if !is_idle() => return Ok(false),
+            merged => merged?,
+        }
+        for log in &self.logs {
+            self.shared.pool.clear_in(log.dir());
+        }
         Ok(true)
+    }
+
+    /// Whether everything fits on the disk a second time, beside what is kept aside.
+    fn has_room_to_settle(&self) -> Result<bool> {
+        let free_len = self.shared.env.disk.free_len(&self.dir);
+        let free_len = free_len.during("stat", &self.dir)?;
+        let view = self.view();
+        let tables: u64 = view.runs.iter().map(|run| run.len()).sum();
+        let logs: u64 = self.logs.iter().map(|log| log.file_len()).sum();
+        let needed = tables + logs + self.options().reserve_len_max;
+        Ok(free_len.is_none_or(|free_len| free_len >= needed))
     }
 
     /// How many pauses long nothing must have been written before everything is merged; `None` where that
@@ -126,9 +146,11 @@ impl Store {
     /// Whether everything in the logs is committed, and every follower has it.
     fn is_everywhere(&self) -> bool {
         let committed = self.watermarks.committed();
+        let is_shipped = self.role == Role::Leader && self.is_shipped.load(Ordering::Acquire);
         self.logs.iter().zip(committed.seqs).all(|(log, seq)| {
-            let floor = &self.floors[usize::from(log.id().shard.0)];
-            log.last_seq() <= seq && log.last_seq() < floor.load(Ordering::Acquire)
+            let floor = self.floors[usize::from(log.id().shard.0)].load(Ordering::Acquire);
+            let is_unheard = floor == u64::MAX && is_shipped;
+            log.last_seq() <= seq && log.last_seq() < floor && !is_unheard
         })
     }
 
@@ -144,6 +166,7 @@ impl Store {
     fn merge_all(&self, run_count_min: usize, goes_on: GoesOn<'_>) -> Result<()> {
         self.flush()?;
         let _compacting = self.compacting.lock();
+        self.check()?;
         let view = self.view();
         if view.runs.len() < run_count_min {
             return Ok(());
@@ -222,6 +245,22 @@ impl Store {
             && view.runs.len() > 1
     }
 
+    /// What is visible, and below every version in a newer level than the inputs: a tombstone that hides
+    /// one of those must stay. A leader has none. A follower gets the logs of the shards side by side,
+    /// so an older version of a name may come after a newer one, and into a newer level.
+    fn horizon_above(&self, inputs: &[Arc<Run>]) -> Hlc {
+        // Read first: all that is no newer than what is visible has come.
+        let visible = self.watermarks.visible();
+        let view = self.view();
+        let is_input = |run: &&Arc<Run>| Arc::ptr_eq(run, &inputs[0]);
+        let newer = view.runs.iter().take_while(|run| !is_input(run));
+        let memtables = view.memtables().map(|level| level.version_min());
+        let oldest = memtables.chain(newer.map(|run| run.version_min())).min();
+        oldest.map_or(visible, |oldest| {
+            visible.min(Hlc(oldest.0.saturating_sub(1)))
+        })
+    }
+
     /// Puts one run in the place of several, and returns the tables that it replaces.
     fn merge_runs(
         &self,
@@ -242,7 +281,7 @@ impl Store {
         };
         let rules = CompactionRules {
             snapshots: Vec::new(),
-            horizon: self.watermarks.visible(),
+            horizon: self.horizon_above(inputs),
             is_bottom: runs.end == view.runs.len() || planted("compact.tombstones"),
         };
         let cursors: Vec<RunCursor> = inputs
@@ -275,7 +314,7 @@ impl Store {
             },
             |view| {
                 let end = view.runs.len() - below;
-                let merged = (!tables.is_empty()).then(|| Arc::new(Run { tables }));
+                let merged = (!tables.is_empty()).then(|| Arc::new(Run::new(tables)));
                 view.runs.splice(end - before..end, merged);
             },
         )?;

@@ -51,6 +51,7 @@ impl Store {
     /// As [`Store::flush`].
     pub fn flush_oldest(&self) -> Result<bool> {
         let flushing = self.flushing.lock();
+        self.check()?;
         let Some(sealed) = self.view.read().sealed.last().cloned() else {
             return Ok(false);
         };
@@ -125,7 +126,7 @@ impl Store {
             },
             |view| {
                 if !tables.is_empty() {
-                    view.runs.insert(0, Arc::new(Run { tables }));
+                    view.runs.insert(0, Arc::new(Run::new(tables)));
                 }
                 view.sealed
                     .retain(|other| !Arc::ptr_eq(&other.level, &sealed.level));
@@ -158,6 +159,7 @@ impl Store {
                 }
             }
             entries.next();
+            self.check()?;
         }
         entries.status()?;
         Ok(())
@@ -300,6 +302,9 @@ impl Store {
         let Some(_flushing) = self.flushing.try_lock() else {
             return Ok(());
         };
+        if self.closed.load(std::sync::atomic::Ordering::Acquire) {
+            return Ok(());
+        }
         let manifest = self.manifest.lock().clone();
         let pointed: Vec<(ShardId, u64)> = manifest
             .tables()

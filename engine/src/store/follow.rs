@@ -120,6 +120,8 @@ impl Store {
         }
         // Whatever was appended before an error is in the log, and so must be in the state.
         let after = writer.position().seq;
+        let newest = writer.tail().timestamp;
+        commit.timestamp = commit.timestamp.max(newest);
         if after > before {
             self.apply_new(shard, before + 1, &level)?;
         }

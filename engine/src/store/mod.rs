@@ -139,6 +139,8 @@ pub(crate) struct Store {
     epoch_file: Mutex<EpochFile>,
     /// Per shard, the first sequence that some follower still needs; `u64::MAX` where none does.
     floors: Vec<AtomicU64>,
+    /// Whether it is a node's, which may have followers that were not heard yet.
+    is_shipped: AtomicBool,
     counters: Counters,
     /// What the last scrub found.
     damage: Mutex<Vec<Problem>>,
@@ -393,6 +395,11 @@ impl Store {
         }
         self.pressure.changed.notify_all();
         self.shared.hook.call();
+        // Who works on the files gives up soon, and has done so before anybody else opens them.
+        if !planted("store.close_waits") {
+            drop(self.compacting.lock());
+            drop(self.flushing.lock());
+        }
         if self.stopped.get().is_some() || self.logs.iter().any(|log| log.check().is_err()) {
             return Ok(());
         }
@@ -418,9 +425,10 @@ impl Store {
         Ok(())
     }
 
-    /// What some follower still needs of a shard's log.
+    /// What some follower still needs of a shard's log; `u64::MAX` while there is no follower.
     pub fn set_floor(&self, shard: ShardId, first_seq: u64) {
         self.floors[usize::from(shard.0)].store(first_seq, Ordering::Release);
+        self.is_shipped.store(true, Ordering::Release);
     }
 
     /// Swaps the memtable for an empty one and queues it for its flush. Requires: the commit lock.

@@ -48,12 +48,18 @@ impl Moment {
             let InternalKey { name, version } = merge.key();
             if version <= self.at && counted.as_deref() != Some(name) {
                 let is_value = merge.kind() != EntryKind::Tombstone;
-                let was_value = match bottom {
-                    Some(run) => run.has_value(name, self.at)?,
-                    None => false,
+                let below = match bottom {
+                    Some(run) => run.newest(name, self.at)?,
+                    None => None,
                 };
-                // Only of a forged table is the count too small.
-                len = (len + u64::from(is_value)).saturating_sub(was_value.into());
+                let (is_newer, was_value) = match below {
+                    Some((below, was_value)) => (below < version, was_value),
+                    None => (true, false),
+                };
+                if is_newer {
+                    // Only of a forged table is the count too small.
+                    len = (len + u64::from(is_value)).saturating_sub(was_value.into());
+                }
                 let counted = counted.get_or_insert_default();
                 counted.clear();
                 counted.extend_from_slice(name);

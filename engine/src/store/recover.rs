@@ -144,6 +144,7 @@ impl Opening<'_> {
             closed: Default::default(),
             epoch_file: Mutex::new(epoch_file),
             floors,
+            is_shipped: Default::default(),
             counters: Counters::begin(self.shared.env.clock.mono_ns()),
             damage: Mutex::default(),
             report,
@@ -346,7 +347,7 @@ impl Opening<'_> {
                     .extend(warnings.map(|w| format!("{}: {w:?}", path.display())));
                 tables.push(table);
             }
-            runs.push(Arc::new(Run { tables }));
+            runs.push(Arc::new(Run::new(tables)));
         }
         if self.role != Role::Reader {
             self.remove_leftovers(manifest)?;
@@ -661,7 +662,7 @@ fn replay(
 /// Applies a batch that was read from the log.
 pub(super) fn apply_stored(batch: &StoredBatch, level: &MemLevel, catalog: &Catalog) -> Result<()> {
     let payload_len = batch.header.payload_len as usize;
-    level.pin(&batch.segment, payload_len);
+    level.pin(&batch.segment, payload_len, batch.header.timestamp);
     let place = PayloadPlace {
         shard: batch.header.shard,
         segment: batch.segment.first_seq(),

@@ -14,7 +14,7 @@ use strandline_wal::{Error, Hlc, Position, Result, ShardId};
 use super::memtable::Memtable;
 use super::watermarks::Mark;
 use crate::table::{
-    FoundValue, LogPlace, PointerSource, Table, TableBytes, ValuePointer, ValueSource,
+    Found, FoundValue, LogPlace, PointerSource, Table, TableBytes, ValuePointer, ValueSource,
 };
 
 /// The bytes of a value, without a copy: valid as long as this lives, whatever becomes of the key.
@@ -66,6 +66,8 @@ pub(crate) struct MemLevel {
     last: AtomicUsize,
     /// Bytes of log that it covers.
     log_len: AtomicU64,
+    /// The oldest version in it, [`Hlc::MAX`] before the first.
+    version_min: AtomicU64,
 }
 
 impl MemLevel {
@@ -76,12 +78,16 @@ impl MemLevel {
             segments: RwLock::default(),
             last: AtomicUsize::new(0),
             log_len: AtomicU64::new(0),
+            version_min: AtomicU64::new(Hlc::MAX.0),
         }
     }
 
-    /// Keeps a segment readable as long as this memtable lives.
-    pub fn pin(&self, segment: &Arc<Segment>, log_len: usize) {
+    /// Keeps a segment readable as long as this memtable lives, for a batch of it.
+    pub fn pin(&self, segment: &Arc<Segment>, log_len: usize, version: Hlc) {
         self.log_len.fetch_add(log_len as u64, Ordering::Relaxed);
+        if version.0 < self.version_min.load(Ordering::Relaxed) {
+            self.version_min.fetch_min(version.0, Ordering::Relaxed);
+        }
         // The last one is in the map and lives, so no other segment has its address.
         let address = Arc::as_ptr(segment).addr();
         if self.last.load(Ordering::Acquire) != address {
@@ -94,6 +100,11 @@ impl MemLevel {
 
     pub fn log_len(&self) -> u64 {
         self.log_len.load(Ordering::Relaxed)
+    }
+
+    /// The oldest version of its batches, [`Hlc::MAX`] where there is none.
+    pub fn version_min(&self) -> Hlc {
+        Hlc(self.version_min.load(Ordering::Relaxed))
     }
 
     fn segment(&self, place: &LogPlace) -> Option<Arc<Segment>> {
@@ -152,9 +163,25 @@ impl SealCut {
 /// Tables that do not overlap, ascending.
 pub(crate) struct Run {
     pub tables: Vec<Arc<Table>>,
+    version_min: Hlc,
+    version_max: Hlc,
 }
 
 impl Run {
+    pub fn new(tables: Vec<Arc<Table>>) -> Run {
+        let metas = || tables.iter().map(|table| table.meta());
+        Run {
+            version_min: metas().map(|m| m.version_min).min().unwrap_or(Hlc::MAX),
+            version_max: metas().map(|m| m.version_max).max().unwrap_or_default(),
+            tables,
+        }
+    }
+
+    /// The oldest version in it.
+    pub fn version_min(&self) -> Hlc {
+        self.version_min
+    }
+
     pub fn len(&self) -> u64 {
         self.tables.iter().map(|table| table.meta().len).sum()
     }
@@ -175,18 +202,16 @@ impl Run {
 
     /// Whether no entry is newer than `at`.
     pub fn is_within(&self, at: Hlc) -> bool {
-        self.tables
-            .iter()
-            .all(|table| table.meta().version_max <= at)
+        self.version_max <= at
     }
 
-    /// Whether the newest version of a name that is not newer than `at` is a value.
-    pub fn has_value(&self, name: &[u8], at: Hlc) -> Result<bool> {
+    /// The newest version of a name that is not newer than `at`, and whether that is a value.
+    pub fn newest(&self, name: &[u8], at: Hlc) -> Result<Option<(Hlc, bool)>> {
         let Some(table) = self.table_of(name) else {
-            return Ok(false);
+            return Ok(None);
         };
         let hit = table.lookup(name, at)?;
-        Ok(hit.is_some_and(|hit| !matches!(hit.value(), ValueSource::Absent)))
+        Ok(hit.map(|hit| (hit.version(), !matches!(hit.value(), ValueSource::Absent))))
     }
 }
 
@@ -205,25 +230,46 @@ pub(crate) struct View {
     pub values: PointedSegments,
 }
 
+fn newer_of(one: Option<Found>, other: Option<Found>) -> Option<Found> {
+    match (&one, &other) {
+        (Some(a), Some(b)) if a.version >= b.version => one,
+        (_, None) => one,
+        _ => other,
+    }
+}
+
 impl View {
+    /// The memtables, newest first.
+    pub fn memtables(&self) -> impl Iterator<Item = &Arc<MemLevel>> {
+        std::iter::once(&self.active).chain(self.sealed.iter().map(|s| &s.level))
+    }
+
     /// The newest version of a name that is not newer than `at`; `None` where it has none or is
     /// deleted.
+    ///
+    /// The first level that has the name has its newest version, but for followers of several shards: what
+    /// came later may be older. So a level that has something newer than what was found is asked too.
     pub fn get(&self, name: &[u8], at: Hlc) -> Result<Option<Value>> {
-        let levels = std::iter::once(&self.active).chain(self.sealed.iter().map(|s| &s.level));
-        for level in levels {
-            if let Some(found) = level.index.get(name, at) {
-                return self.value(found.value);
+        let mut newest = self.active.index.get(name, at);
+        let is_newer = |than: &Option<Found>, version: Hlc| match than {
+            None => true,
+            Some(found) => found.version < version && !planted("view.first_level"),
+        };
+        for sealed in &self.sealed {
+            if is_newer(&newest, sealed.cut.timestamp) {
+                let found = sealed.level.index.get(name, at);
+                newest = newer_of(newest, found);
             }
         }
         for run in &self.runs {
-            let Some(table) = run.table_of(name) else {
-                continue;
-            };
-            if let Some(found) = table.get(name, at)? {
-                return self.value(found.value);
+            if is_newer(&newest, run.version_max)
+                && let Some(table) = run.table_of(name)
+            {
+                let found = table.get(name, at)?;
+                newest = newer_of(newest, found);
             }
         }
-        Ok(None)
+        newest.map_or(Ok(None), |found| self.value(found.value))
     }
 
     /// The bytes of a found value; `None` for a deletion.

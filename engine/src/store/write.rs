@@ -171,7 +171,7 @@ impl Store {
             ordinal,
         } = place;
         let last_seq = reservation.last_seq();
-        level.pin(reservation.segment(), payload.bytes().len());
+        level.pin(reservation.segment(), payload.bytes().len(), timestamp);
         let at = PayloadPlace {
             shard: home,
             segment: reservation.segment().first_seq(),

@@ -90,6 +90,7 @@ impl Stores {
             router: crate::ShardRouter::hash(2).unwrap(),
             segment_len_start: 64 << 10,
             segment_len_max: 64 << 10,
+            run_count_max: 1,
             ..Options::default()
         }
     }
@@ -546,4 +547,79 @@ fn a_dataset_that_a_failed_reopen_left_closed_follows_again() {
         node.campaign_of(&dataset),
         crate::replica::Campaign::Open
     ));
+}
+
+/// The logs of two shards come side by side: an older version of a key may come behind a newer one, which
+/// a sealed memtable or a table has already.
+#[test]
+fn an_older_version_that_comes_later_hides_no_newer_one() {
+    for (is_removed, is_flushed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let stores = Stores::new();
+        let options = Stores::options();
+        let route = |key: &[u8]| options.router.route(options.entity_rule.entity_of(key));
+        let key_of = |shard| {
+            let mut keys = (0u32..).map(u32::to_be_bytes);
+            keys.find(|key| route(key) == ShardId(shard)).unwrap()
+        };
+        let (key, other) = (key_of(1), key_of(0));
+        let map = stores.leader.keyspace("map").unwrap();
+        map.put(key, "first").unwrap();
+        stores.ship(ShardId(0));
+        stores.ship(ShardId(1));
+        stores.commit();
+        stores.follower.flush().unwrap();
+        map.put(key, "older").unwrap();
+        let mut batch = stores.leader.dataset("").unwrap().batch();
+        batch.put(&map, other, "other").unwrap();
+        match is_removed {
+            true => batch.delete(&map, key).unwrap(),
+            false => batch.put(&map, key, "newer").unwrap(),
+        };
+        batch.commit().unwrap();
+        stores.ship(ShardId(0));
+        // It cannot be flushed yet, and takes no more.
+        stores.follower.flush().unwrap();
+        stores.ship(ShardId(1));
+        stores.commit();
+
+        let wanted: Vec<_> = map.iter().map(|entry| entry.unwrap().1.to_vec()).collect();
+        let check = |what: &str| {
+            let map = stores.follower.keyspace("map").unwrap();
+            let what = format!("removed {is_removed}, flushed {is_flushed}, {what}");
+            let newer = (!is_removed).then_some(&b"newer"[..]);
+            assert_eq!(map.get(key).unwrap().as_deref(), newer, "{what}");
+            let found: Vec<_> = map.iter().map(|entry| entry.unwrap().1.to_vec()).collect();
+            assert_eq!(found, wanted, "{what}");
+            assert_eq!(map.len().unwrap(), wanted.len() as u64, "{what}");
+        };
+        check("in memory");
+        let store = stores.joint().store();
+        assert!(store.flush_oldest().unwrap());
+        if is_flushed {
+            stores.follower.flush().unwrap();
+        }
+        check("in a table below");
+        assert!(store.compact_step(&|| true).unwrap());
+        check("merged");
+        stores.follower.dataset("").unwrap().compact().unwrap();
+        check("all in one");
+    }
+}
+
+/// What a follower lacks must not be in tables, and one that was not heard yet may lack anything.
+#[test]
+fn a_leader_settles_once_its_followers_were_heard() {
+    let machine = SimEnv::new(1);
+    let db = open(&machine);
+    let map = db.keyspace("map").unwrap();
+    map.put("key", "value").unwrap();
+    let dataset = db.dataset("").unwrap();
+    let store = dataset.inner().store();
+    machine.clock.advance_ms(200);
+    let last_seq = dataset.positions()[0].seq;
+    for (floor, step_count) in [(u64::MAX, 0), (last_seq, 0), (last_seq + 1, 1)] {
+        store.set_floor(ShardId(0), floor);
+        assert_eq!(db.run_background(8).unwrap(), step_count, "{floor}");
+    }
+    assert_eq!(dataset.stats().run_count, 1);
 }
