@@ -230,9 +230,8 @@ mod tests {
         }
     }
 
-    /// A close does not wait for a long merge: it is given up, and leaves nothing behind.
-    #[test]
-    fn a_merge_that_is_not_to_go_on_leaves_everything_as_it_was() {
+    /// A database whose one dataset has two runs of tables.
+    fn with_two_runs() -> (SimEnv, crate::Database) {
         let machine = SimEnv::new(1);
         let options = Options {
             background: Background::Manual,
@@ -244,6 +243,14 @@ mod tests {
             map.put([n], "value").unwrap();
             dataset.flush().unwrap();
         }
+        (machine, db)
+    }
+
+    /// A close does not wait for a long merge: it is given up, and leaves nothing behind.
+    #[test]
+    fn a_merge_that_is_not_to_go_on_leaves_everything_as_it_was() {
+        let (machine, db) = with_two_runs();
+        let dataset = db.dataset("").unwrap();
         let store = dataset.inner().store();
         let before = (store.manifest(), machine.disk.files().len());
         machine.clock.advance_ms(200);
@@ -288,7 +295,7 @@ mod tests {
                 std::thread::yield_now();
             }
             // Time enough for a close that does not wait.
-            for _ in 0..100_000 {
+            for _ in 0..10_000 {
                 std::thread::yield_now();
             }
             let is_early = closer.is_finished();
@@ -309,17 +316,8 @@ mod tests {
     /// A write that comes while a database settles is more urgent; it settles after the next pause.
     #[test]
     fn a_write_ends_a_settling_and_a_later_one_does_it() {
-        let machine = SimEnv::new(1);
-        let options = Options {
-            background: Background::Manual,
-            ..Options::default()
-        };
-        let db = options.open_with("/db", machine.env()).unwrap();
+        let (machine, db) = with_two_runs();
         let (map, dataset) = (db.keyspace("map").unwrap(), db.dataset("").unwrap());
-        for n in 0..2u8 {
-            map.put([n], "value").unwrap();
-            dataset.flush().unwrap();
-        }
         let store = dataset.inner().store();
         machine.clock.advance_ms(200);
         let writes = || {
