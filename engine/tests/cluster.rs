@@ -85,8 +85,8 @@ fn primary(machine: &Machine) -> Dataset {
 }
 
 /// Machine `a` leads, machine `b` begins to follow it.
-fn leader_and_follower() -> (Cluster, Machine, Machine) {
-    let cluster = Cluster::new(1);
+fn leader_and_follower(shards: u16) -> (Cluster, Machine, Machine) {
+    let cluster = Cluster::new(shards);
     let mut a = cluster.machine("a", SimEnv::new(1));
     let mut b = cluster.machine("b", SimEnv::new(2));
     let now = cluster.now();
@@ -99,13 +99,8 @@ fn leader_and_follower() -> (Cluster, Machine, Machine) {
 #[test]
 fn a_follower_becomes_byte_identical_and_takes_over() {
     for shards in [1, 3] {
-        let mut cluster = Cluster::new(shards);
-        let mut a = cluster.machine("a", SimEnv::new(1));
-        let mut b = cluster.machine("b", SimEnv::new(2));
-        let now = cluster.now();
-        a.node.lead(now, &primary(&a)).unwrap();
-        let follower = b.db.follower("").unwrap();
-        b.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+        let (mut cluster, mut a, mut b) = leader_and_follower(shards);
+        let follower = primary(&b);
         let map = a.db.keyspace("map").unwrap();
         for n in 0..2_000u32 {
             map.put(n.to_be_bytes(), vec![n as u8; 200]).unwrap();
@@ -173,7 +168,7 @@ fn a_follower_becomes_byte_identical_and_takes_over() {
 /// A follower cannot refuse what a leader wrote: on a full disk it takes the room that is kept aside.
 #[test]
 fn a_follower_with_a_full_disk_takes_what_its_reserve_holds() {
-    let (mut cluster, mut a, mut b) = leader_and_follower();
+    let (mut cluster, mut a, mut b) = leader_and_follower(1);
     let follower = primary(&b);
     cluster.run(&mut [&mut a, &mut b], 3_000);
     let full = b.env.disk.used_len();
@@ -198,7 +193,7 @@ fn a_follower_with_a_full_disk_takes_what_its_reserve_holds() {
 
 #[test]
 fn a_follower_lets_as_many_memtables_wait_as_it_may() {
-    let (mut cluster, mut a, mut b) = leader_and_follower();
+    let (mut cluster, mut a, mut b) = leader_and_follower(1);
     let follower = primary(&b);
     let map = a.db.keyspace("map").unwrap();
     let mut most = 0;
@@ -348,7 +343,7 @@ fn three_nodes_over_real_sockets_fail_over_without_losing_what_was_acknowledged(
 /// follower lead; then both settle, each by itself.
 #[test]
 fn a_leader_settles_when_its_followers_have_everything() {
-    let (mut cluster, mut a, mut b) = leader_and_follower();
+    let (mut cluster, mut a, mut b) = leader_and_follower(1);
     let put = |a: &Machine, from: u32| {
         let map = a.db.keyspace("map").unwrap();
         for n in from..from + 300 {

@@ -127,9 +127,9 @@ impl Store {
     /// How many pauses long nothing must have been written before everything is merged; `None` where that
     /// is not worth it.
     fn settle_pauses(view: &View) -> Option<u64> {
-        let levels = std::iter::once(&view.active).chain(view.sealed.iter().map(|s| &s.level));
         // An epoch's start is logged, and in no memtable.
-        let levels = levels.filter(|level| level.index.approximate_len() > 0);
+        let memtables = view.memtables();
+        let levels = memtables.filter(|level| level.index.approximate_len() > 0);
         let logged: u64 = levels.map(|level| level.log_len()).sum();
         let (bottom, tiers) = match view.runs.split_last() {
             Some((bottom, tiers)) => (bottom.len(), tiers),

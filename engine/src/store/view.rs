@@ -283,8 +283,7 @@ impl View {
     }
 
     fn logged(&self, place: &LogPlace) -> Result<Value> {
-        let levels = std::iter::once(&self.active).chain(self.sealed.iter().map(|s| &s.level));
-        for level in levels {
+        for level in self.memtables() {
             if let Some(bytes) = level.read(place)? {
                 return Ok(Value(Bytes::Segment(bytes)));
             }
