@@ -566,12 +566,16 @@ impl Walk<'_> {
         behind
     }
 
-    /// All files are read. A segment without batches at the very end is removed.
+    /// All files are read. A segment without batches at the very end is removed, unless it alone tells
+    /// where the log goes on: the next segment takes its name then.
     fn end(&mut self) -> Result<()> {
-        if let Some(last) = self.plan.segments.last() {
-            let keeps = last.footer.is_some() || last.last_seq >= last.header.first_seq;
-            if !keeps {
-                let last = self.plan.segments.pop().expect("looked at above");
+        let is_empty = |last: &mut FoundSegment| {
+            last.footer.is_none() && last.last_seq < last.header.first_seq
+        };
+        if let Some(last) = self.plan.segments.pop_if(is_empty) {
+            let first_seq = last.header.first_seq;
+            let before = self.plan.segments.last().map_or(1, |s| s.last_seq + 1);
+            if before == first_seq || planted("recover.keeps_place") {
                 self.plan
                     .actions
                     .retain(|a| !matches!(a, Action::Truncate { path, .. } if *path == last.path));
@@ -580,6 +584,17 @@ impl Walk<'_> {
         }
         let end_seq = self.plan.tail.next_seq - 1;
         let fork_seq = self.known.fork_seq.unwrap_or(u64::MAX);
+        if end_seq > fork_seq {
+            let expected = format!("a batch that ends with record {fork_seq}, where it forks");
+            let found = format!("the log goes on to {end_seq}");
+            return Err(Error::corrupt(
+                &self.plan.dir,
+                0,
+                "history of the log",
+                expected,
+                found,
+            ));
+        }
         let needed = self.plan.durable_seq.max(self.known.flushed_seq);
         let needed = needed.min(fork_seq);
         if end_seq < needed && !planted("recover.short") {

@@ -480,10 +480,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes a segment that has no batch, name and all: nothing was ever written to it.
+    /// Removes a segment that has no batch, name and all: nothing was ever written to it. Where it
+    /// alone tells where the log goes on, the next one takes its name.
     fn forget_empty(&self, active: &Active) -> Result<()> {
         self.log.forget(&active.segment);
         let path = active.segment.path();
+        if self.log.last_seq() + 1 != active.segment.first_seq() {
+            return Ok(());
+        }
         self.log.env().disk.remove(path).during("remove", path)
     }
 

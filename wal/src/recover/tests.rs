@@ -8,11 +8,13 @@ use crate::batch::BatchHeader;
 use crate::error::Result;
 use crate::io::sim::{SimDisk, SimEnv};
 use crate::io::{Access, write_all_at};
-use crate::open::Role;
+use crate::open::{Role, open};
+use crate::pool::Pool;
 use crate::recover::{Action, Known, Plan, execute, plan};
 use crate::segment::{Footer, SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, file_name};
 use crate::writer::tests::{
-    DIR, append, as_it_is, forge, known, open_as, segment, two_epochs, write_epochs,
+    DIR, LINEAGE, OPTIONS, append, as_it_is, forge, known, open_as, segment, two_epochs,
+    write_epochs,
 };
 use crate::{DatasetId, Epoch, Error, Hlc, ShardId};
 
@@ -548,4 +550,65 @@ fn a_cut_leaves_other_names_of_the_file_as_they_are() {
     let data_len = forked.segments[1].data_len as usize;
     assert_eq!(env.disk.files()[&path_of(4)], before[..data_len]);
     assert_eq!(planned(&env, &known()).unwrap().position().seq, 5);
+}
+
+/// Found by fuzzing: the segment was removed, name and all, and the next open missed what it said.
+#[test]
+fn the_segment_that_alone_tells_where_the_log_goes_on_keeps_its_place() {
+    let env = two_epochs();
+    env.env().disk.remove(&path_of(1)).unwrap();
+    let fork = Known {
+        fork_seq: Some(3),
+        ..all_durable(3)
+    };
+    let forked = planned(&env, &fork).unwrap();
+    assert_eq!(
+        (forked.position().seq, forked.segments.len()),
+        (3, 0),
+        "{forked}"
+    );
+    let whole_chain = forked.chain();
+    execute(&env.env().disk, &forked).unwrap();
+    let flushed = Known {
+        flushed_seq: 3,
+        ..known()
+    };
+    let again = planned(&env, &flushed).unwrap();
+    assert_eq!((again.position().seq, again.actions.len()), (3, 0));
+    assert_eq!(again.chain(), whole_chain);
+
+    // It is opened, gets an epoch's segment that stays empty, and then one with a batch.
+    let opened = |env: &SimEnv| {
+        let plan = planned(env, &flushed).unwrap();
+        let pool = Arc::new(Pool::new(env.env(), || false));
+        open(&env.env(), &plan, Role::Leader, pool, OPTIONS, LINEAGE).unwrap()
+    };
+    let mut writer = opened(&env);
+    writer.start_epoch(Epoch(4)).unwrap();
+    writer.seal().unwrap();
+    drop(writer);
+    assert_eq!(planned(&env, &flushed).unwrap().chain(), whole_chain);
+    let mut writer = opened(&env);
+    writer.start_epoch(Epoch(5)).unwrap();
+    append(&mut writer);
+    writer.log().sync().unwrap();
+    drop(writer);
+    let plan = planned(&env, &flushed).unwrap();
+    assert_eq!((plan.position().seq, plan.segments.len()), (4, 1), "{plan}");
+}
+
+#[test]
+fn a_log_that_does_not_reach_back_to_its_fork_is_refused() {
+    let env = two_epochs();
+    let fork = |fork_seq| Known {
+        fork_seq: Some(fork_seq),
+        ..all_durable(3)
+    };
+    env.env().disk.remove(&path_of(1)).unwrap();
+    assert_eq!(planned(&env, &fork(5)).unwrap().position().seq, 5);
+    let refused = planned(&env, &fork(2)).unwrap_err().to_string();
+    assert!(
+        refused.contains("a batch that ends with record 2"),
+        "{refused}"
+    );
 }
