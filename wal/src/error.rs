@@ -53,6 +53,9 @@ pub enum Error {
         /// The failure that did it.
         cause: Arc<Error>,
     },
+    /// A thread that committed for others panicked: how far it came is unknown.
+    #[error("a thread panicked while it committed for others; reopen the database")]
+    Panicked,
     /// Something is larger than a limit.
     #[error("{what} is {found}, the limit is {limit}")]
     TooLarge {

@@ -9,6 +9,7 @@
 //! more; otherwise every sync would carry the one or two who were awake first. A single writer never
 //! waits.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use crate::bug::planted;
@@ -62,7 +63,8 @@ impl Group {
     /// the lock, never twice at a time, and never again after a failure.
     ///
     /// # Errors
-    /// The failure of the work, for this and every later waiter that it did not cover.
+    /// The failure of the work, for this and every later waiter that it did not cover:
+    /// [`Error::Panicked`] where it panicked.
     pub fn wait(&self, target: u64, work: impl Fn() -> Result<u64>) -> Result<u64> {
         let mut state = self.state.lock();
         loop {
@@ -88,7 +90,16 @@ impl Group {
             let crowd = state.crowd;
             drop(state);
             self.gather(crowd);
-            self.end(target, work());
+            // Whoever waits is told of a panic, too.
+            let reached = catch_unwind(AssertUnwindSafe(&work));
+            let (reached, panic) = match reached {
+                Ok(reached) => (reached, None),
+                Err(panic) => (Err(Error::Panicked), Some(panic)),
+            };
+            self.end(target, reached);
+            if let Some(panic) = panic {
+                resume_unwind(panic);
+            }
             state = self.state.lock();
         }
     }

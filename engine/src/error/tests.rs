@@ -157,6 +157,11 @@ fn every_error() -> Vec<(Error, ErrorKind, &'static [&'static str])> {
             &["Durable(2)", "30 ms", "durable here"],
         ),
         (
+            Error::Log(LogError::Panicked),
+            ErrorKind::Unknown,
+            &["panicked", "committed for others", "reopen"],
+        ),
+        (
             Error::Fenced { ours: 3, found: 5 },
             ErrorKind::Retry,
             &["no longer leads", "epoch 5", "in 3"],

@@ -94,3 +94,24 @@ fn a_leader_lets_as_many_come_as_were_there_before_but_not_for_ever() {
     let state = group.state.lock();
     assert_eq!((state.crowd, state.waiters.len()), (3, 0));
 }
+
+#[test]
+fn a_panic_in_the_work_is_told_to_all_who_wait() {
+    let group = Group::new(0);
+    let panics = || -> Result<u64> {
+        while group.state.lock().waiters.is_empty() {
+            std::thread::yield_now();
+        }
+        panic!("in the work");
+    };
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| group.wait(1, panics));
+        while !group.state.lock().leading {
+            std::thread::yield_now();
+        }
+        let waiter = scope.spawn(|| group.wait(2, || panic!("no work after a panic")));
+        assert!(leader.join().is_err(), "the panic goes on in its thread");
+        let told = waiter.join().unwrap();
+        assert!(matches!(told, Err(Error::Panicked)), "{told:?}");
+    });
+}
