@@ -18,6 +18,8 @@ use crate::io::{Env, File, Image, Map, read_exact_at, write_all_at};
 use crate::segment::{Footer, SegmentHeader};
 use crate::unless;
 
+/// Values at least so long begin in units of their own.
+const CHECKED_UNIT: usize = 512;
 /// Bytes that are hashed at once behind the appends.
 const HASH_STEP: usize = 256 << 10;
 
@@ -76,6 +78,34 @@ pub struct Segment {
     last_seq: AtomicU64,
     sealed: OnceLock<Sealed>,
     digest: Mutex<Digest>,
+    /// Values whose checksums were right in the image, and in the file.
+    checked: [Checked; 2],
+}
+
+/// Which values of a segment were checked, by the [`CHECKED_UNIT`] that they begin in.
+#[derive(Default)]
+struct Checked(OnceLock<Box<[AtomicU64]>>);
+
+impl Checked {
+    /// The word and the bit of a value. None of a small one: two might begin in one unit.
+    fn place(at: usize, len: usize) -> Option<(usize, u64)> {
+        let unit = at / CHECKED_UNIT;
+        (len >= CHECKED_UNIT).then_some((unit / 64, 1 << (unit % 64)))
+    }
+
+    fn has(&self, at: usize, len: usize) -> bool {
+        let found = Checked::place(at, len).zip(self.0.get());
+        found.is_some_and(|((word, bit), words)| words[word].load(Ordering::Relaxed) & bit != 0)
+    }
+
+    /// Notes a value of a segment of `file_len` bytes.
+    fn note(&self, at: usize, len: usize, file_len: u64) {
+        if let Some((word, bit)) = Checked::place(at, len) {
+            let unit_count = file_len as usize / CHECKED_UNIT + 1;
+            let new = || (0..unit_count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+            self.0.get_or_init(new)[word].fetch_or(bit, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The digest of what was appended so far, computed behind the appends.
@@ -120,6 +150,7 @@ impl Segment {
             last_seq: AtomicU64::new(end.last_seq),
             sealed: OnceLock::new(),
             digest: Mutex::default(),
+            checked: Default::default(),
         }
     }
 
@@ -142,6 +173,7 @@ impl Segment {
             last_seq: AtomicU64::new(sealed.footer.last_seq),
             sealed: OnceLock::from(sealed),
             digest: Mutex::default(),
+            checked: Default::default(),
         }
     }
 
@@ -235,6 +267,33 @@ impl Segment {
             at: start,
             len,
         })
+    }
+
+    /// As [`Segment::read`], held against the CRC-32 of the bytes. Where they stay in memory that is done
+    /// once.
+    ///
+    /// # Errors
+    /// As [`Segment::read`], and [`Error::Corrupt`] where it is another one.
+    pub fn read_checked(&self, at: u64, len: usize, crc: u32) -> Result<SegmentBytes> {
+        let bytes = self.read(at, len)?;
+        let checked = match &bytes.owner {
+            Owner::Image(_) => Some(&self.checked[0]),
+            Owner::Map(_) => Some(&self.checked[1]),
+            Owner::Copy(_) => None,
+        };
+        if checked.is_some_and(|checked| checked.has(bytes.at, len)) {
+            return Ok(bytes);
+        }
+        let found = crc32fast::hash(&bytes);
+        if found != crc && !planted("value.crc") {
+            let (expected, found) = (format!("{crc:#010x}"), format!("{found:#010x}"));
+            let what = "value checksum";
+            return Err(Error::corrupt(&self.path, at, what, expected, found));
+        }
+        if let Some(checked) = checked {
+            checked.note(bytes.at, len, self.file_len());
+        }
+        Ok(bytes)
     }
 
     pub(crate) fn image(&self) -> Option<Arc<Image>> {

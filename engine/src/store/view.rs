@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
-use strandline_wal::bug::planted;
 use strandline_wal::log::{Segment, SegmentBytes};
 use strandline_wal::{Error, Hlc, Position, Result, ShardId};
 
@@ -307,19 +306,8 @@ impl View {
                 found,
             ));
         };
-        let bytes = segment.read(pointer.offset.into(), pointer.len as usize)?;
-        let crc = crc32fast::hash(&bytes);
-        if crc != pointer.crc && !planted("value.crc") {
-            let (expected, found) = (format!("{:#010x}", pointer.crc), format!("{crc:#010x}"));
-            let at = pointer.offset.into();
-            return Err(Error::corrupt(
-                segment.path(),
-                at,
-                "value checksum",
-                expected,
-                found,
-            ));
-        }
+        let (at, len) = (pointer.offset.into(), pointer.len as usize);
+        let bytes = segment.read_checked(at, len, pointer.crc)?;
         Ok(Value(Bytes::Segment(bytes)))
     }
 }

@@ -177,3 +177,36 @@ fn what_is_hashed_behind_the_appends_is_the_digest_of_the_whole() {
         assert_eq!(footer.digest, *blake3::hash(&data).as_bytes());
     }
 }
+
+/// What a table points to is checked once where it stays in memory, and at every read where it is read
+/// again: the disk may have changed it.
+#[test]
+fn a_value_is_checked_once_in_memory_and_always_on_the_disk() {
+    for (disk, is_mapped) in [(SimDisk::new(1), true), (SimDisk::pread(1), false)] {
+        let env = SimEnv {
+            disk,
+            ..SimEnv::new(1)
+        };
+        let mut writer = open_as(&env, Role::Leader);
+        writer.start_epoch(Epoch(1)).unwrap();
+        append_len(&mut writer, 2_000);
+        let segment = writer.log().segment(1).unwrap();
+        let crc = |at: u64, len| crc32fast::hash(&segment.read(at, len).unwrap());
+        let (long, short) = ((1024, 512), (1024, 511));
+        let check = |(at, len), crc| segment.read_checked(at, len, crc).map(|bytes| bytes.to_vec());
+        let passes_again = |is_kept: bool| {
+            for place in [long, short] {
+                let crc = crc(place.0, place.1);
+                let error = check(place, crc ^ 1).unwrap_err();
+                assert!(error.to_string().contains("value checksum"), "{error}");
+                assert_eq!(check(place, crc).unwrap(), *segment.read(place.0, place.1).unwrap());
+                let again = check(place, crc ^ 1);
+                assert_eq!(again.is_ok(), is_kept && place == long, "{place:?}");
+            }
+        };
+        passes_again(true);
+        writer.start_epoch(Epoch(2)).unwrap();
+        // What was right in the image may be wrong in the file.
+        passes_again(is_mapped);
+    }
+}
