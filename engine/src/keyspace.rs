@@ -167,6 +167,19 @@ impl Keyspace {
         visit(&now, bounds_of(self.number, &range), see)
     }
 
+    /// As [`Keyspace::visit`], descending.
+    ///
+    /// # Errors
+    /// As [`Keyspace::visit`].
+    pub fn visit_rev<K: AsRef<[u8]>, R: RangeBounds<K>>(
+        &self,
+        range: R,
+        see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let now = self.dataset.inner().store().now();
+        visit_rev(&now, bounds_of(self.number, &range), see)
+    }
+
     /// The keys that start with `prefix`, and no others, with their values.
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
         let now = self.dataset.inner().store().now();
@@ -188,6 +201,16 @@ pub(crate) fn visit(
 ) -> Result<()> {
     let scan = moment.scan(bounds);
     Ok(scan.visit(|name, value| see(&name[KEYSPACE_LEN..], value))?)
+}
+
+/// As [`visit`], descending.
+pub(crate) fn visit_rev(
+    moment: &Moment,
+    bounds: NameBounds,
+    mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> Result<()> {
+    let scan = moment.scan(bounds);
+    Ok(scan.visit_back(|name, value| see(&name[KEYSPACE_LEN..], value))?)
 }
 
 type NameBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);

@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, RangeBounds};
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::iter::{Cursor, Iter};
-use crate::keyspace::{Keyspace, bounds_of, prefix_bounds, visit};
+use crate::keyspace::{Keyspace, bounds_of, prefix_bounds, visit, visit_rev};
 use crate::store::Value;
 use crate::store::batch::{NAME_ROOM_LEN, name_in};
 use crate::store::read::Moment;
@@ -74,6 +74,19 @@ impl Snapshot {
         see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
         visit(&self.moment, bounds_of(keyspace.number(), &range), see)
+    }
+
+    /// As [`Snapshot::visit`], descending.
+    ///
+    /// # Errors
+    /// As [`Keyspace::visit`].
+    pub fn visit_rev<K: AsRef<[u8]>, R: RangeBounds<K>>(
+        &self,
+        keyspace: &Keyspace,
+        range: R,
+        see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        visit_rev(&self.moment, bounds_of(keyspace.number(), &range), see)
     }
 
     /// The keys of a range then, with their values.

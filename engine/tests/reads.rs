@@ -137,7 +137,53 @@ fn check_snapshot(snapshot: &Snapshot, map: &Keyspace, model: &Model) {
     for count in [1, 2, 200, usize::MAX] {
         let seen = visited(|see| snapshot.visit::<&[u8], _>(map, .., see), count);
         assert!(seen == all[..all.len().min(count)], "{count} of a snapshot");
+        let mut seen = visited(|see| snapshot.visit_rev::<&[u8], _>(map, .., see), count);
+        seen.reverse();
+        let rest = all.len().saturating_sub(count);
+        assert!(seen == all[rest..], "the last {count} of a snapshot");
     }
+}
+
+/// Versions of one name end up on both sides of a chunk's end, and a chunk begins and ends with any of
+/// them.
+#[test]
+fn visits_go_over_the_ends_of_chunks_with_several_versions_of_a_name() {
+    let db = database();
+    let map = db.keyspace("map").unwrap();
+    let key = |n: usize| format!("key {n:05}").into_bytes();
+    let value = |n: usize, round: usize| vec![n as u8; 40 + (n * 7 + round) % 90];
+    let mut model = Model::new();
+    let mut held = Vec::new();
+    for round in 0..4 {
+        for n in (0..4_000).filter(|n| round == 0 || n % (round + 1) == 0) {
+            match (n + round) % 11 {
+                0 => {
+                    map.delete(key(n)).unwrap();
+                    model.remove(&key(n));
+                }
+                _ => {
+                    map.put(key(n), value(n, round)).unwrap();
+                    model.insert(key(n), value(n, round));
+                }
+            }
+        }
+        held.push((db.dataset("").unwrap().snapshot(), model.clone()));
+        if round == 2 {
+            db.flush().unwrap();
+        }
+    }
+    for _ in 0..2 {
+        for (snapshot, model) in &held {
+            check_snapshot(snapshot, &map, model);
+            let range = key(1_000)..key(3_000);
+            let wanted = wanted(model.range(range.clone()));
+            let mut back = visited(|see| snapshot.visit_rev(&map, range.clone(), see), usize::MAX);
+            back.reverse();
+            assert!(back == wanted, "a part, backward");
+        }
+        settle(&db);
+    }
+    assert_eq!(db.dataset("").unwrap().stats().run_count, 1);
 }
 
 fn check_ranges(db: &Database, map: &Keyspace, model: &Model) {
@@ -170,6 +216,9 @@ fn check_ranges(db: &Database, map: &Keyspace, model: &Model) {
                 check_both_ways(|| snapshot.range(map, range.clone()), &wanted, &what);
                 let seen = visited(|see| map.visit(range.clone(), see), usize::MAX);
                 assert!(seen == wanted, "visit of {what}");
+                let mut seen = visited(|see| map.visit_rev(range.clone(), see), usize::MAX);
+                seen.reverse();
+                assert!(seen == wanted, "visit of {what}, descending");
             }
         }
     }

@@ -28,7 +28,7 @@ struct Row {
     run: fn(&Path, usize) -> Result<()>,
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 12] = [
     Row {
         name: "put",
         count: 20_000,
@@ -63,6 +63,16 @@ const ROWS: [Row; 10] = [
         name: "visit of 100, per entry",
         count: 20_000,
         run: visit,
+    },
+    Row {
+        name: "visit of 100 in reverse, per entry",
+        count: 20_000,
+        run: visit_back,
+    },
+    Row {
+        name: "visit of 10, per entry",
+        count: 10_000,
+        run: visit_short,
     },
     Row {
         name: "scan of 100 in reverse, per entry",
@@ -319,17 +329,39 @@ fn scan(dir: &Path, count: usize) -> Result<()> {
 
 fn visit(dir: &Path, count: usize) -> Result<()> {
     scan_each(dir, count / 100, |map, start| {
-        let (mut seen, mut sum) = (0, 0);
-        map.visit(start.., |key, value| {
-            sum += key.len() + value.len();
-            seen += 1;
-            match seen < 100 {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        })?;
+        let mut sum = 0;
+        map.visit(start.., first(100, &mut sum))?;
         Ok(sum)
     })
+}
+
+fn visit_back(dir: &Path, count: usize) -> Result<()> {
+    scan_each(dir, count / 100, |map, start| {
+        let mut sum = 0;
+        map.visit_rev(..=start, first(100, &mut sum))?;
+        Ok(sum)
+    })
+}
+
+fn visit_short(dir: &Path, count: usize) -> Result<()> {
+    scan_each(dir, count / 10, |map, start| {
+        let mut sum = 0;
+        map.visit(start.., first(10, &mut sum))?;
+        Ok(sum)
+    })
+}
+
+/// Sees as many entries.
+fn first(count: usize, sum: &mut usize) -> impl FnMut(&[u8], &[u8]) -> ControlFlow<()> {
+    let mut seen = 0;
+    move |key, value| {
+        *sum += key.len() + value.len();
+        seen += 1;
+        match seen < count {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    }
 }
 
 fn scan_back(dir: &Path, count: usize) -> Result<()> {

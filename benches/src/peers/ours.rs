@@ -104,13 +104,15 @@ impl Reader for OurReader<'_> {
     }
 
     fn scan_back(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {
-        let mut cursor = self.map.cursor();
-        let (mut seen, mut is_valid) = (0, cursor.seek_back(start)?);
-        while is_valid && let Some(value) = cursor.value()? {
-            see(&value);
+        let mut seen = 0;
+        self.map.visit_rev(..=start, |_, value| {
+            see(value);
             seen += 1;
-            is_valid = seen < count && cursor.prev()?;
-        }
+            match seen < count {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
         Ok(seen)
     }
 }

@@ -8,7 +8,7 @@ use strandline_wal::{Hlc, Result};
 use super::memtable::MemtableCursor;
 use super::merge::{Merge, VisibleIter};
 use super::view::{Run, Value, View};
-use crate::table::{Cursor, EntryKind, Found, FoundValue, InternalKey, TableCursor, ValueSource};
+use crate::table::{BackStep, Cursor, EntryKind, Found, FoundValue, InternalKey, TableCursor, ValueSource};
 
 /// A cursor over the tables of a run, opened one at a time.
 pub(crate) struct RunCursor {
@@ -184,6 +184,13 @@ impl Cursor for RunCursor {
         }
         ControlFlow::Continue(())
     }
+
+    fn visit_back(&mut self, see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        let Some(cursor) = &mut self.cursor else {
+            return ControlFlow::Continue(());
+        };
+        cursor.visit_back(see)
+    }
 }
 
 /// A cursor over one level of a view.
@@ -268,6 +275,10 @@ impl Cursor for LevelCursor {
     ) -> ControlFlow<()> {
         each!(self, visit(see))
     }
+
+    fn visit_back(&mut self, see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        each!(self, visit_back(see))
+    }
 }
 
 /// Cursors over the memtables of a view and over some of its runs, newest first.
@@ -322,18 +333,17 @@ impl Scan {
     pub fn visit(mut self, mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
         let mut failed = Ok(());
         let view = &self.view;
-        self.names.visit(|name, source| match source {
-            ValueSource::Bytes(bytes) => see(name, bytes),
-            ValueSource::Pointer(pointer) => {
-                follow(view, FoundValue::Pointer(pointer), &mut failed, |value| {
-                    see(name, value)
-                })
-            }
-            ValueSource::Log(place) => follow(view, FoundValue::Log(place), &mut failed, |value| {
-                see(name, value)
-            }),
-            ValueSource::Absent => unreachable!("a scan shows no deleted names"),
-        });
+        self.names
+            .visit(|name, source| show(view, name, source, &mut failed, &mut see));
+        failed.and_then(|()| self.status())
+    }
+
+    /// As [`Scan::visit`], descending.
+    pub fn visit_back(mut self, mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
+        let mut failed = Ok(());
+        let view = &self.view;
+        self.names
+            .visit_back(|name, source| show(view, name, source, &mut failed, &mut see));
         failed.and_then(|()| self.status())
     }
 
@@ -343,15 +353,23 @@ impl Scan {
     }
 }
 
-/// Shows a value that stands elsewhere.
-fn follow(
+/// Shows a name with its value, wherever that stands.
+#[inline]
+fn show(
     view: &View,
-    found: FoundValue,
+    name: &[u8],
+    source: ValueSource<'_>,
     failed: &mut Result<()>,
-    see: impl FnOnce(&[u8]) -> ControlFlow<()>,
+    see: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
+    let found = match source {
+        ValueSource::Bytes(bytes) => return see(name, bytes),
+        ValueSource::Pointer(pointer) => FoundValue::Pointer(pointer),
+        ValueSource::Log(place) => FoundValue::Log(place),
+        ValueSource::Absent => unreachable!("a scan shows no deleted names"),
+    };
     match view.value(found) {
-        Ok(value) => see(&value.expect("a scan shows no deleted names")),
+        Ok(value) => see(name, &value.expect("a scan shows no deleted names")),
         Err(error) => {
             *failed = Err(error);
             ControlFlow::Break(())

@@ -7,6 +7,16 @@ use strandline_wal::Result;
 use super::entry::{EntryKind, InternalKey};
 use super::value::{Found, ValueSource};
 
+/// An entry on the way back.
+pub struct BackStep<'a> {
+    /// Where it stands.
+    pub key: InternalKey<'a>,
+    /// Its value.
+    pub value: ValueSource<'a>,
+    /// Where the entry before it stands, which is shown next.
+    pub before: InternalKey<'a>,
+}
+
 /// A place in a sequence of entries that ascends by [`InternalKey`] without repeats.
 ///
 /// A new cursor stands nowhere. Moving beyond either end, or into damage, makes it stand nowhere
@@ -64,6 +74,14 @@ pub trait Cursor {
             see(self.key(), self.value())?;
             self.next();
         }
+        ControlFlow::Continue(())
+    }
+
+    /// Shows some entries from where the cursor stands to `see`, descending, each with the key of the one
+    /// before it, until that breaks, which is the answer. Then the cursor stands on the first one that was
+    /// not shown, which may be where it stood.
+    fn visit_back(&mut self, see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        let _ = see;
         ControlFlow::Continue(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use strandline_wal::{Error, Result};
 
-use super::cursor::Cursor;
+use super::cursor::{BackStep, Cursor};
 use super::damage::Damage;
 use super::entry::{EntryKind, InternalKey};
 use super::reader::{Place, Stand, Table};
@@ -171,6 +171,17 @@ impl Cursor for TableCursor {
         }
         ControlFlow::Continue(())
     }
+
+    fn visit_back(&mut self, see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        let Some(at) = &mut self.at else {
+            return ControlFlow::Continue(());
+        };
+        let chunk = at.chunk;
+        at.visit_back(&self.table.source, see).unwrap_or_else(|damage| {
+            self.settle(Err(self.table.error_in(chunk, damage)));
+            ControlFlow::Continue(())
+        })
+    }
 }
 
 /// Where a cursor stands. Invariant: `stand` is the record `ordinal` of `chunk`.
@@ -247,5 +258,31 @@ impl Standing {
                 return Ok(ControlFlow::Continue(()));
             }
         }
+    }
+
+    /// Shows this record and those before it in the chunk, but for the first, on which it ends.
+    fn visit_back(
+        &mut self,
+        source: &Source,
+        see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Damage> {
+        while let Some(ordinal) = self.ordinal.checked_sub(1) {
+            let bytes = source.bytes(&self.stand.hold);
+            let before = self.shape.record(bytes, ordinal)?;
+            let step = BackStep {
+                key: self.stand.key(source),
+                value: self.stand.value(source),
+                before: InternalKey {
+                    name: before.name(bytes),
+                    version: before.version,
+                },
+            };
+            if see(step).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.stand.move_to(source, before)?;
+            self.ordinal = ordinal;
+        }
+        Ok(ControlFlow::Continue(()))
     }
 }

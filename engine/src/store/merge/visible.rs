@@ -5,7 +5,7 @@ use std::ops::{Bound, ControlFlow};
 use strandline_wal::{Hlc, Result};
 
 use super::Merge;
-use crate::table::{Cursor, EntryKind, Found, InternalKey, ValueSource};
+use crate::table::{BackStep, Cursor, EntryKind, Found, InternalKey, ValueSource};
 
 /// Walks the names of a range as they were at one version, in both directions.
 ///
@@ -173,6 +173,41 @@ impl<C: Cursor> VisibleIter<C> {
             } else {
                 self.next();
             }
+        }
+    }
+
+    /// As [`Self::visit`], descending.
+    pub fn visit_back(&mut self, mut see: impl FnMut(&[u8], ValueSource<'_>) -> ControlFlow<()>) {
+        self.last();
+        while let Standing::Backward(found) = &self.standing {
+            if see(&self.name, found.value.source()).is_break() {
+                return;
+            }
+            if let Some(source) = self.merge.alone() {
+                let (at, lower) = (self.at, &self.lower);
+                let mut is_done = false;
+                let flow = source.visit_back(&mut |BackStep { key, value, before }| {
+                    if is_below(lower, key.name) {
+                        return ControlFlow::Break(());
+                    }
+                    // The newest that may be seen comes last.
+                    let is_shown =
+                        key.version <= at && !(before.version <= at && before.name == key.name);
+                    if !is_shown || matches!(value, ValueSource::Absent) {
+                        return ControlFlow::Continue(());
+                    }
+                    let flow = see(key.name, value);
+                    is_done = flow.is_break();
+                    flow
+                });
+                if is_done {
+                    return;
+                }
+                if flow.is_continue() {
+                    self.merge.end_alone();
+                }
+            }
+            self.settle_backward();
         }
     }
 
@@ -353,16 +388,20 @@ impl<C: Cursor> VisibleIter<C> {
     }
 
     fn is_below(&self, name: &[u8]) -> bool {
-        match &self.lower {
-            Bound::Unbounded => false,
-            Bound::Included(lower) => name < &lower[..],
-            Bound::Excluded(lower) => name <= &lower[..],
-        }
+        is_below(&self.lower, name)
     }
 
     #[inline]
     fn is_above(&self, name: &[u8]) -> bool {
         is_above(&self.upper, name)
+    }
+}
+
+fn is_below(lower: &Bound<Vec<u8>>, name: &[u8]) -> bool {
+    match lower {
+        Bound::Unbounded => false,
+        Bound::Included(lower) => name < &lower[..],
+        Bound::Excluded(lower) => name <= &lower[..],
     }
 }
 
