@@ -3,9 +3,11 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::RwLock;
-use strandline_wal::Epoch;
+use strandline_wal::bug::planted;
 use strandline_wal::unless;
+use strandline_wal::{Epoch, Hlc};
 
 use crate::database::Database;
 use crate::error::{Error, Result};
@@ -16,7 +18,9 @@ use crate::router::ShardRouter;
 use crate::snapshot::Snapshot;
 use crate::stats::DatasetStats;
 use crate::store::batch::Changes;
+use crate::store::read::Moment;
 use crate::store::recover::Opening;
+use crate::store::view::{Published, View};
 use crate::store::write::Written;
 use crate::store::{RecoveryReport, Role, Shared, Store};
 use crate::verify::{Problem, VerifyReport};
@@ -33,6 +37,10 @@ pub(crate) struct DatasetInner {
     shared: Shared,
     /// Replaced when the dataset changes its role or its log is cut.
     store: RwLock<Arc<Store>>,
+    /// The same, for whoever only writes; none while it is being replaced.
+    newest: ArcSwapOption<Store>,
+    /// Its view.
+    published: Arc<Published>,
     pub acks: Acks,
 }
 
@@ -58,9 +66,14 @@ impl Reopen {
 impl DatasetInner {
     pub fn new(store: Store, shared: Shared) -> DatasetInner {
         let acks = Acks::new(store.logs().len());
+        let store = Arc::new(store);
+        let published = Arc::default();
+        store.newest().publish(&published);
         DatasetInner {
             shared,
-            store: RwLock::new(Arc::new(store)),
+            published,
+            newest: ArcSwapOption::new(Some(Arc::clone(&store))),
+            store: RwLock::new(store),
             acks,
         }
     }
@@ -70,10 +83,76 @@ impl DatasetInner {
         Arc::clone(&self.store.read())
     }
 
+    /// Calls `work` with the store as it is now: takes no lock and writes to no memory that other
+    /// threads look at. So does [`DatasetInner::with_view`].
+    fn with_store<T>(&self, work: impl FnOnce(&Arc<Store>) -> T) -> T {
+        match &*self.newest.load() {
+            Some(store) => work(store),
+            None => work(&self.store()),
+        }
+    }
+
+    /// Calls `work` with the newest view.
+    pub fn with_view<T>(&self, work: impl FnOnce(&Arc<View>) -> T) -> T {
+        match &*self.published.load() {
+            Some(view) => work(view),
+            None => work(&self.store().view()),
+        }
+    }
+
+    /// Calls `work` with a view and the newest committed state in it.
+    ///
+    /// The view is still the newest when the time is taken. Otherwise a follower of several shards, whose
+    /// logs come side by side, might show what came into the old view and lack what is older and came into
+    /// the new one.
+    pub fn with_moment<T>(&self, work: impl FnOnce(&Arc<View>, Hlc) -> T) -> T {
+        loop {
+            let published = self.published.load();
+            let closed;
+            let view = match &*published {
+                Some(view) => view,
+                None => {
+                    closed = self.store().view();
+                    &closed
+                }
+            };
+            let at = view.now();
+            if !view.is_outdated() || planted("read.outdated") {
+                return work(view, at);
+            }
+        }
+    }
+
+    /// What is committed now.
+    pub fn now(&self) -> Moment {
+        self.with_moment(|view, at| Moment {
+            view: Arc::clone(view),
+            at,
+        })
+    }
+
     /// Closes the store and opens it again in another role, or with its logs cut; `between` runs
     /// while nothing is open. Readers that hold the old one keep it.
     pub fn reopen(&self, how: Reopen, between: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut current = self.store.write();
+        self.newest.store(None);
+        current.newest().retract();
+        let opened = self.open_again(&current, how, between);
+        let opened = opened.map(|store| *current = Arc::new(store));
+        self.newest.store(Some(Arc::clone(&current)));
+        current.newest().publish(&self.published);
+        drop(current);
+        opened?;
+        self.shared.hook.call();
+        Ok(())
+    }
+
+    fn open_again(
+        &self,
+        current: &Store,
+        how: Reopen,
+        between: impl FnOnce() -> Result<()>,
+    ) -> Result<Store> {
         current.close()?;
         between()?;
         let (id, dir) = (current.id().clone(), current.dir().to_owned());
@@ -92,10 +171,7 @@ impl DatasetInner {
         };
         let opened = self.shared.with_reserve(|| opening.clone().run())?;
         self.acks.reset(opened.logs().len());
-        *current = Arc::new(opened);
-        drop(current);
-        self.shared.hook.call();
-        Ok(())
+        Ok(opened)
     }
 
     /// Does something while nothing is open, and opens again in the same role.
@@ -115,12 +191,13 @@ impl DatasetInner {
 
     /// Writes a batch and waits for its level.
     pub fn write(&self, changes: Changes, level: Durability) -> Result<Written> {
-        let store = self.store();
-        let written = store.write(changes, level)?;
-        if level.follower_count() > 0 {
-            self.acks.wait(&store, level)?;
-        }
-        Ok(written)
+        self.with_store(|store| {
+            let written = store.write(changes, level)?;
+            if level.follower_count() > 0 {
+                self.acks.wait(store, level)?;
+            }
+            Ok(written)
+        })
     }
 }
 
@@ -180,7 +257,7 @@ impl Dataset {
     /// The dataset as it is now: all reads through it see the same committed state, across keyspaces
     /// and shards. It holds the files of that state until it is dropped.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(self.clone(), self.inner.store().now())
+        Snapshot::new(self.clone(), self.inner.now())
     }
 
     /// Writes everything that is only in memory and the log into tables.
@@ -342,5 +419,41 @@ impl WriteBatch {
 impl std::fmt::Debug for Dataset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Dataset({})", self.inner.store.read().deref().id())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use strandline_wal::io::sim::SimEnv;
+
+    use super::*;
+    use crate::options::{Background, Options};
+
+    /// A follower of several shards seals a memtable, and then an older batch comes and is committed, while
+    /// a reader has the view and not yet the time.
+    #[test]
+    fn a_moment_is_of_the_newest_view() {
+        let options = Options {
+            background: Background::Manual,
+            ..Options::default()
+        };
+        let db = options.open_with("/db", SimEnv::new(1).env()).unwrap();
+        let map = db.keyspace("map").unwrap();
+        map.put("key", "value").unwrap();
+        let dataset = db.dataset("").unwrap();
+        let inner = dataset.inner();
+        let old = inner.store().view();
+        db.flush().unwrap();
+        let new = inner.store().view();
+        assert!(old.is_outdated() && !new.is_outdated());
+        // As a reader finds it between the seal and its end.
+        inner.published.store(Some(old));
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| inner.now());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            inner.published.store(Some(Arc::clone(&new)));
+            assert!(Arc::ptr_eq(&reader.join().unwrap().view, &new));
+        });
     }
 }

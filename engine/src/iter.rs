@@ -1,10 +1,8 @@
 //! Walking a keyspace: an iterator from both ends, and a cursor that goes where it is told.
 
-use std::ops::Bound;
-
 use crate::error::{Error, Result};
 use crate::store::Value;
-use crate::store::batch::{KEYSPACE_LEN, name_of};
+use crate::store::batch::{KEYSPACE_LEN, NameBounds, name_of};
 use crate::store::iter::Scan;
 use crate::store::read::Moment;
 
@@ -16,7 +14,7 @@ pub type Item = (Vec<u8>, Value);
 /// The first error ends it: it never steps over what it cannot read.
 pub struct Iter {
     moment: Moment,
-    bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    bounds: NameBounds,
     front: Option<Scan>,
     back: Option<Scan>,
     /// The last names that were given out at each end: the ends stop where they meet.
@@ -26,7 +24,7 @@ pub struct Iter {
 }
 
 impl Iter {
-    pub(crate) fn new(moment: Moment, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>)) -> Iter {
+    pub(crate) fn new(moment: Moment, bounds: NameBounds) -> Iter {
         let (front, back, front_name, back_name) = (None, None, None, None);
         Iter {
             moment,
@@ -130,11 +128,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    pub(crate) fn new(
-        moment: Moment,
-        keyspace: u32,
-        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-    ) -> Cursor {
+    pub(crate) fn new(moment: Moment, keyspace: u32, bounds: NameBounds) -> Cursor {
         Cursor {
             scan: moment.scan(bounds),
             keyspace,

@@ -3,13 +3,18 @@
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
 
+use strandline_wal::Hlc;
+
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::iter::{Cursor, Iter};
 use crate::options::Durability;
 use crate::store::Value;
-use crate::store::batch::{Changes, KEYSPACE_LEN, NAME_ROOM_LEN, name_in, name_of};
-use crate::store::read::Moment;
+use crate::store::batch::{
+    Changes, KEYSPACE_LEN, NAME_ROOM_LEN, Name, NameBounds, name_in, name_of,
+};
+use crate::store::iter::Scan;
+use crate::store::view::View;
 
 /// An ordered map of keys to values, both byte strings. Clones are the same keyspace.
 #[derive(Clone, Debug)]
@@ -50,7 +55,24 @@ impl Keyspace {
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let mut room = [0; NAME_ROOM_LEN];
         let name = name_in(&mut room, self.number, key.as_ref());
-        self.dataset.inner().store().get(&name)
+        let inner = self.dataset.inner();
+        Ok(inner.with_view(|view| view.get(&name, view.now()))?)
+    }
+
+    /// Shows the committed value of a key to `see` where it stands, and returns what that does: the
+    /// quickest way to look at one.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn show<R>(
+        &self,
+        key: impl AsRef<[u8]>,
+        see: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>> {
+        let mut room = [0; NAME_ROOM_LEN];
+        let name = name_in(&mut room, self.number, key.as_ref());
+        let inner = self.dataset.inner();
+        Ok(inner.with_view(|view| view.show(&name, view.now(), see))?)
     }
 
     /// Whether a key has a value.
@@ -58,7 +80,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.get(key)?.is_some())
+        Ok(self.show(key, |_| ())?.is_some())
     }
 
     /// The number of keys.
@@ -69,7 +91,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn len(&self) -> Result<u64> {
-        self.dataset.inner().store().now().len(self.number)
+        self.dataset.inner().now().len(self.number)
     }
 
     /// Whether there are no keys. Looks for the first one.
@@ -77,7 +99,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn is_empty(&self) -> Result<bool> {
-        let now = self.dataset.inner().store().now();
+        let now = self.dataset.inner().now();
         now.is_empty(prefix_bounds(self.number, &[]))
     }
 
@@ -89,7 +111,7 @@ impl Keyspace {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Value>>> {
-        let now = self.dataset.inner().store().now();
+        let now = self.dataset.inner().now();
         let mut room = [0; NAME_ROOM_LEN];
         keys.into_iter()
             .map(|key| now.get(&name_in(&mut room, self.number, key.as_ref())))
@@ -149,7 +171,7 @@ impl Keyspace {
     /// The keys of a range and their values, ascending, as they are now; from the other end with
     /// [`Iterator::rev`].
     pub fn range<K: AsRef<[u8]>, R: RangeBounds<K>>(&self, range: R) -> Iter {
-        let now = self.dataset.inner().store().now();
+        let now = self.dataset.inner().now();
         Iter::new(now, bounds_of(self.number, &range))
     }
 
@@ -163,8 +185,9 @@ impl Keyspace {
         range: R,
         see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
-        let now = self.dataset.inner().store().now();
-        visit(&now, bounds_of(self.number, &range), see)
+        let bounds = bounds_of(self.number, &range);
+        let inner = self.dataset.inner();
+        inner.with_moment(|view, at| visit(view, at, bounds, see))
     }
 
     /// As [`Keyspace::visit`], descending.
@@ -176,44 +199,45 @@ impl Keyspace {
         range: R,
         see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
-        let now = self.dataset.inner().store().now();
-        visit_rev(&now, bounds_of(self.number, &range), see)
+        let bounds = bounds_of(self.number, &range);
+        let inner = self.dataset.inner();
+        inner.with_moment(|view, at| visit_rev(view, at, bounds, see))
     }
 
     /// The keys that start with `prefix`, and no others, with their values.
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
-        let now = self.dataset.inner().store().now();
+        let now = self.dataset.inner().now();
         Iter::new(now, prefix_bounds(self.number, prefix.as_ref()))
     }
 
     /// A cursor over the keyspace as it is now.
     pub fn cursor(&self) -> Cursor {
-        let now = self.dataset.inner().store().now();
+        let now = self.dataset.inner().now();
         Cursor::new(now, self.number, bounds_of::<&[u8], _>(self.number, &(..)))
     }
 }
 
-/// Shows what was visible within the bounds at a moment.
+/// Shows what was visible within the bounds at a time.
 pub(crate) fn visit(
-    moment: &Moment,
+    view: &View,
+    at: Hlc,
     bounds: NameBounds,
     mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
 ) -> Result<()> {
-    let scan = moment.scan(bounds);
+    let scan = Scan::new(view, at, bounds);
     Ok(scan.visit(|name, value| see(&name[KEYSPACE_LEN..], value))?)
 }
 
 /// As [`visit`], descending.
 pub(crate) fn visit_rev(
-    moment: &Moment,
+    view: &View,
+    at: Hlc,
     bounds: NameBounds,
     mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
 ) -> Result<()> {
-    let scan = moment.scan(bounds);
+    let scan = Scan::new(view, at, bounds);
     Ok(scan.visit_back(|name, value| see(&name[KEYSPACE_LEN..], value))?)
 }
-
-type NameBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// The names of a keyspace within a range of keys.
 pub(crate) fn bounds_of<K: AsRef<[u8]>, R: RangeBounds<K>>(keyspace: u32, range: &R) -> NameBounds {
@@ -237,7 +261,7 @@ pub(crate) fn prefix_bounds(keyspace: u32, prefix: &[u8]) -> NameBounds {
 }
 
 /// The end of everything that starts with `prefix`.
-fn after(mut prefix: Vec<u8>) -> Bound<Vec<u8>> {
+fn after(mut prefix: Name) -> Bound<Name> {
     let Some(last) = prefix.iter().rposition(|byte| *byte < u8::MAX) else {
         return Bound::Unbounded;
     };
@@ -252,8 +276,9 @@ mod tests {
 
     #[test]
     fn a_prefix_ends_before_the_next_one_of_its_length_or_shorter() {
-        assert_eq!(after(vec![1, 2, 3]), Bound::Excluded(vec![1, 2, 4]));
-        assert_eq!(after(vec![1, 2, 255, 255]), Bound::Excluded(vec![1, 3]));
-        assert_eq!(after(vec![255; 5]), Bound::Unbounded);
+        let after = |prefix: &[u8]| super::after(prefix.into());
+        assert_eq!(after(&[1, 2, 3]), Bound::Excluded([1, 2, 4][..].into()));
+        assert_eq!(after(&[1, 2, 255, 255]), Bound::Excluded([1, 3][..].into()));
+        assert_eq!(after(&[255; 5]), Bound::Unbounded);
     }
 }

@@ -45,6 +45,21 @@ impl Snapshot {
         self.moment.get(&name)
     }
 
+    /// Shows the value of a key then, as [`Keyspace::show`] does.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn show<R>(
+        &self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        see: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>> {
+        let mut room = [0; NAME_ROOM_LEN];
+        let name = name_in(&mut room, keyspace.number(), key.as_ref());
+        self.moment.show(&name, see)
+    }
+
     /// The number of keys then. It costs what [`Keyspace::len`] did then, and a step over each of the
     /// writes that came into the same memory since.
     ///
@@ -73,7 +88,8 @@ impl Snapshot {
         range: R,
         see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
-        visit(&self.moment, bounds_of(keyspace.number(), &range), see)
+        let Moment { view, at } = &self.moment;
+        visit(view, *at, bounds_of(keyspace.number(), &range), see)
     }
 
     /// As [`Snapshot::visit`], descending.
@@ -86,7 +102,8 @@ impl Snapshot {
         range: R,
         see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
-        visit_rev(&self.moment, bounds_of(keyspace.number(), &range), see)
+        let Moment { view, at } = &self.moment;
+        visit_rev(view, *at, bounds_of(keyspace.number(), &range), see)
     }
 
     /// The keys of a range then, with their values.

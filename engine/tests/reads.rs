@@ -177,13 +177,55 @@ fn visits_go_over_the_ends_of_chunks_with_several_versions_of_a_name() {
             check_snapshot(snapshot, &map, model);
             let range = key(1_000)..key(3_000);
             let wanted = wanted(model.range(range.clone()));
-            let mut back = visited(|see| snapshot.visit_rev(&map, range.clone(), see), usize::MAX);
+            let mut back = visited(
+                |see| snapshot.visit_rev(&map, range.clone(), see),
+                usize::MAX,
+            );
             back.reverse();
             assert!(back == wanted, "a part, backward");
         }
         settle(&db);
     }
     assert_eq!(db.dataset("").unwrap().stats().run_count, 1);
+}
+
+/// Values stand in the table, in a segment beside it and in the memtable; whoever looks may write, flush and
+/// compact meanwhile, and sees what there was.
+#[test]
+fn a_value_is_shown_where_it_stands_whatever_is_done_meanwhile() {
+    let options = Options {
+        large_value_len_min: 1 << 10,
+        ..options()
+    };
+    let db = options.open_with("/db", SimEnv::new(1).env()).unwrap();
+    let map = db.keyspace("map").unwrap();
+    map.put(b"small", b"1").unwrap();
+    map.put(b"large", vec![2; 5_000]).unwrap();
+    map.put(b"gone", b"3").unwrap();
+    settle(&db);
+    map.delete(b"gone").unwrap();
+    map.put(b"fresh", b"4").unwrap();
+    let snapshot = db.dataset("").unwrap().snapshot();
+    let wanted: [(&[u8], Option<Vec<u8>>); 5] = [
+        (b"small", Some(b"1".to_vec())),
+        (b"large", Some(vec![2; 5_000])),
+        (b"gone", None),
+        (b"fresh", Some(b"4".to_vec())),
+        (b"never", None),
+    ];
+    for (key, value) in &wanted {
+        let seen = map.show(key, |seen| {
+            map.put(key, b"other").unwrap();
+            settle(&db);
+            seen.to_vec()
+        });
+        assert_eq!(seen.unwrap(), *value);
+        assert_eq!(map.contains(key).unwrap(), value.is_some());
+        for (key, value) in &wanted {
+            let seen = snapshot.show(&map, key, <[u8]>::to_vec).unwrap();
+            assert_eq!(seen, *value, "of a snapshot");
+        }
+    }
 }
 
 fn check_ranges(db: &Database, map: &Keyspace, model: &Model) {

@@ -95,15 +95,25 @@ impl Checked {
 
     fn has(&self, at: usize, len: usize) -> bool {
         let found = Checked::place(at, len).zip(self.0.get());
-        found.is_some_and(|((word, bit), words)| words[word].load(Ordering::Relaxed) & bit != 0)
+        found.is_some_and(|((word, bit), words)| {
+            let word = words.get(word);
+            word.is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0)
+        })
     }
 
     /// Notes a value of a segment of `file_len` bytes.
     fn note(&self, at: usize, len: usize, file_len: u64) {
         if let Some((word, bit)) = Checked::place(at, len) {
             let unit_count = file_len as usize / CHECKED_UNIT + 1;
-            let new = || (0..unit_count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-            self.0.get_or_init(new)[word].fetch_or(bit, Ordering::Relaxed);
+            let new = || {
+                (0..unit_count.div_ceil(64))
+                    .map(|_| AtomicU64::new(0))
+                    .collect()
+            };
+            // A crafted header may say that the file is shorter than it is.
+            if let Some(word) = self.0.get_or_init(new).get(word) {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -276,24 +286,58 @@ impl Segment {
     /// As [`Segment::read`], and [`Error::Corrupt`] where it is another one.
     pub fn read_checked(&self, at: u64, len: usize, crc: u32) -> Result<SegmentBytes> {
         let bytes = self.read(at, len)?;
-        let checked = match &bytes.owner {
-            Owner::Image(_) => Some(&self.checked[0]),
-            Owner::Map(_) => Some(&self.checked[1]),
-            Owner::Copy(_) => None,
-        };
-        if checked.is_some_and(|checked| checked.has(bytes.at, len)) {
-            return Ok(bytes);
+        let checked = self.checked_of(&bytes);
+        match checked.is_some_and(|checked| checked.has(bytes.at, len)) {
+            true => Ok(bytes),
+            false => self.compared(bytes, at, crc),
         }
+    }
+
+    /// As [`Segment::read_checked`], whatever was checked before: for whoever copies the bytes under another
+    /// checksum.
+    ///
+    /// # Errors
+    /// As [`Segment::read_checked`].
+    pub fn read_compared(&self, at: u64, len: usize, crc: u32) -> Result<SegmentBytes> {
+        self.compared(self.read(at, len)?, at, crc)
+    }
+
+    fn compared(&self, bytes: SegmentBytes, at: u64, crc: u32) -> Result<SegmentBytes> {
         let found = crc32fast::hash(&bytes);
         if found != crc && !planted("value.crc") {
             let (expected, found) = (format!("{crc:#010x}"), format!("{found:#010x}"));
             let what = "value checksum";
             return Err(Error::corrupt(&self.path, at, what, expected, found));
         }
-        if let Some(checked) = checked {
-            checked.note(bytes.at, len, self.file_len());
-        }
+        self.note_checked(&bytes);
         Ok(bytes)
+    }
+
+    fn note_checked(&self, bytes: &SegmentBytes) {
+        if let Some(checked) = self.checked_of(bytes) {
+            checked.note(bytes.at, bytes.len, self.file_len());
+        }
+    }
+
+    /// As [`Segment::read`], with the CRC-32 of the bytes. Where they stay in memory, nobody need hold them
+    /// against it again.
+    ///
+    /// # Errors
+    /// As [`Segment::read`].
+    pub fn read_hashed(&self, at: u64, len: usize) -> Result<(SegmentBytes, u32)> {
+        let bytes = self.read(at, len)?;
+        let crc = crc32fast::hash(&bytes);
+        self.note_checked(&bytes);
+        Ok((bytes, crc))
+    }
+
+    /// Where it is noted which of such bytes were checked; nowhere for a copy.
+    fn checked_of(&self, bytes: &SegmentBytes) -> Option<&Checked> {
+        match &bytes.owner {
+            Owner::Image(_) => Some(&self.checked[0]),
+            Owner::Map(_) => Some(&self.checked[1]),
+            Owner::Copy(_) => None,
+        }
     }
 
     pub(crate) fn image(&self) -> Option<Arc<Image>> {
@@ -399,9 +443,13 @@ impl Segment {
         Ok(())
     }
 
-    /// Gives up the image of a sealed segment: from now on the file is read.
+    /// Gives up the image of a sealed segment: from now on the file is read. An image in pages of the file
+    /// is that already, with every page at hand.
     pub(crate) fn leave_image(&self) {
         let Some(sealed) = self.sealed() else { return };
+        if self.image().is_some_and(|image| image.is_shared()) {
+            return;
+        }
         let data_len = usize::try_from(sealed.footer.data_len).expect("an image fits in memory");
         // No map is no failure: the file is then read call by call.
         let body = match self.file.map(data_len) {

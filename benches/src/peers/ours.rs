@@ -86,8 +86,7 @@ struct OurReader<'a> {
 
 impl Reader for OurReader<'_> {
     fn get(&self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<bool> {
-        let value = self.map.get(key)?;
-        Ok(value.map(|value| see(&value)).is_some())
+        Ok(self.map.show(key, see)?.is_some())
     }
 
     fn scan(&self, start: &[u8], count: usize, see: &mut dyn FnMut(&[u8])) -> Result<usize> {

@@ -1,7 +1,9 @@
 //! Changes on their way into the log: a write batch holds them in the form they are stored in.
 
 use std::borrow::Cow;
+use std::ops::Bound;
 
+use smallvec::SmallVec;
 use strandline_wal::ShardId;
 use strandline_wal::batch::{Kind, Payload, flags};
 
@@ -12,12 +14,23 @@ use crate::router::{EntityRule, ShardRouter};
 /// Bytes of the keyspace number in a record's head and a table's name.
 pub const KEYSPACE_LEN: usize = 4;
 
+/// A name, in place where it is not longer than most are.
+pub(crate) type Name = SmallVec<[u8; NAME_SHORT_LEN]>;
+
+const NAME_SHORT_LEN: usize = 32;
+
+/// Names from and to.
+pub(crate) type NameBounds = (Bound<Name>, Bound<Name>);
+
 /// The internal name of a key: keyspace number, big-endian, then the key.
-pub(crate) fn name_of(keyspace: u32, key: &[u8]) -> Vec<u8> {
-    let mut name = Vec::with_capacity(KEYSPACE_LEN + key.len());
-    name.extend_from_slice(&keyspace.to_be_bytes());
-    name.extend_from_slice(key);
-    name
+pub(crate) fn name_of(keyspace: u32, key: &[u8]) -> Name {
+    let (mut short, len) = ([0; NAME_SHORT_LEN], KEYSPACE_LEN + key.len());
+    if let Some(name) = short.get_mut(..len) {
+        name[..KEYSPACE_LEN].copy_from_slice(&keyspace.to_be_bytes());
+        name[KEYSPACE_LEN..].copy_from_slice(key);
+        return Name::from_buf_and_len(short, len);
+    }
+    [&keyspace.to_be_bytes(), key].concat().into()
 }
 
 /// As [`name_of`], in `room` where it fits: a lookup takes no memory.
@@ -27,7 +40,7 @@ pub(crate) fn name_in<'a>(
     key: &[u8],
 ) -> Cow<'a, [u8]> {
     let Some(name) = room.get_mut(..KEYSPACE_LEN + key.len()) else {
-        return Cow::Owned(name_of(keyspace, key));
+        return Cow::Owned(name_of(keyspace, key).into_vec());
     };
     name[..KEYSPACE_LEN].copy_from_slice(&keyspace.to_be_bytes());
     name[KEYSPACE_LEN..].copy_from_slice(key);
@@ -133,7 +146,7 @@ mod tests {
             let key = vec![7; len];
             let mut room = [0; NAME_ROOM_LEN];
             let name = name_in(&mut room, 0x0102_0304, &key);
-            assert_eq!(*name, name_of(0x0102_0304, &key));
+            assert_eq!(*name, *name_of(0x0102_0304, &key));
             let fits = KEYSPACE_LEN + len <= NAME_ROOM_LEN;
             assert_eq!(matches!(name, Cow::Borrowed(_)), fits);
         }

@@ -341,7 +341,7 @@ impl Store {
                     outputs.add(key.name, key.version, EntryKind::Value, bytes)?;
                 }
                 ValueSource::Pointer(pointer) if leaves(&pointer) => {
-                    let value = view.pointed(&pointer)?;
+                    let value = view.moved(&pointer)?;
                     outputs.add(key.name, key.version, EntryKind::Value, &value)?;
                     Counters::add(&self.counters.values_moved, 1);
                 }

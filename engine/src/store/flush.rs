@@ -14,7 +14,7 @@ use strandline_wal::unless;
 use strandline_wal::{Hlc, IoContext, ShardId};
 
 use super::merge::{CompactionIter, CompactionRules, Merge};
-use super::view::{MemLevel, Run, SealedLevel, View};
+use super::view::{MemLevel, PINNED, Run, SealedLevel, View};
 use super::watermarks::Mark;
 use super::{Counters, Role, Store};
 use crate::error::Result;
@@ -52,7 +52,7 @@ impl Store {
     pub fn flush_oldest(&self) -> Result<bool> {
         let flushing = self.flushing.lock();
         self.check()?;
-        let Some(sealed) = self.view.read().sealed.last().cloned() else {
+        let Some(sealed) = self.view.look().sealed.last().cloned() else {
             return Ok(false);
         };
         let Some(complete) = self.make_durable(&sealed)? else {
@@ -174,9 +174,6 @@ impl Store {
         stays: &HashMap<(ShardId, u64), bool>,
         outputs: &mut Outputs,
     ) -> Result<()> {
-        let bytes = level
-            .read(place)?
-            .expect("a memtable pins every segment that it points into");
         let is_large = place.len as usize >= self.options().large_value_len_min;
         if !is_large
             || !stays
@@ -184,6 +181,7 @@ impl Store {
                 .copied()
                 .unwrap_or(false)
         {
+            let bytes = level.read(place)?.expect(PINNED);
             return outputs.add(name, version, EntryKind::Value, &bytes);
         }
         let pointer = ValuePointer {
@@ -192,7 +190,7 @@ impl Store {
             file: place.first_seq,
             offset: place.offset,
             len: place.len,
-            crc: crc32fast::hash(&bytes),
+            crc: level.crc_of(place)?.expect(PINNED),
         };
         outputs.add(name, version, EntryKind::Pointer, &pointer.encode())
     }
@@ -270,11 +268,10 @@ impl Store {
             // No stored manifest can name it any more. What cannot be removed goes at the next open.
             let _ = disk.remove(&files::table(&self.dir, number));
         }
-        let mut view = self.view.write();
-        let mut next = View::clone(&view);
-        change_view(&mut next);
-        next.values = values;
-        *view = Arc::new(next);
+        self.view.change(|next| {
+            change_view(next);
+            next.values = values;
+        });
         Ok(())
     }
 

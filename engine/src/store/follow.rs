@@ -97,7 +97,7 @@ impl Store {
         self.check_follows()?;
         let now_ns = self.shared.env.clock.mono_ns();
         self.counters.last_write_ns.store(now_ns, Relaxed);
-        if self.view.read().sealed.len() > self.options().memtable_count_max {
+        if self.view.look().sealed.len() > self.options().memtable_count_max {
             self.make_room()?;
         }
         let mut commit = self.commit.lock();
@@ -214,7 +214,7 @@ impl Store {
     /// Whether memtables wait for their flush, and the oldest of them must wait for a commit.
     pub fn flush_waits_for_commit(&self) -> bool {
         let committed = self.watermarks.committed();
-        let view = self.view.read();
+        let view = self.view.look();
         let oldest = view.sealed.last();
         oldest.is_some_and(|sealed| !sealed.cut.is_within(&committed))
     }

@@ -1,14 +1,17 @@
 //! Walking names in order: one cursor over a run's tables, and the merge of all that a view holds.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
 use strandline_wal::{Hlc, Result};
 
+use super::batch::NameBounds;
 use super::memtable::MemtableCursor;
 use super::merge::{Merge, VisibleIter};
 use super::view::{Run, Value, View};
-use crate::table::{BackStep, Cursor, EntryKind, Found, FoundValue, InternalKey, TableCursor, ValueSource};
+use crate::table::{
+    BackStep, Cursor, EntryKind, Found, FoundValue, InternalKey, Step, TableCursor, ValueSource,
+};
 
 /// A cursor over the tables of a run, opened one at a time.
 pub(crate) struct RunCursor {
@@ -172,10 +175,7 @@ impl Cursor for RunCursor {
         self.cursor.as_ref().map_or(Ok(()), Cursor::status)
     }
 
-    fn visit(
-        &mut self,
-        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn visit(&mut self, see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         while let Some(cursor) = &mut self.cursor
             && cursor.is_valid()
         {
@@ -185,7 +185,10 @@ impl Cursor for RunCursor {
         ControlFlow::Continue(())
     }
 
-    fn visit_back(&mut self, see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn visit_back(
+        &mut self,
+        see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let Some(cursor) = &mut self.cursor else {
             return ControlFlow::Continue(());
         };
@@ -269,39 +272,37 @@ impl Cursor for LevelCursor {
         each!(self, status())
     }
 
-    fn visit(
-        &mut self,
-        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn visit(&mut self, see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         each!(self, visit(see))
     }
 
-    fn visit_back(&mut self, see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn visit_back(
+        &mut self,
+        see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         each!(self, visit_back(see))
     }
 }
 
-/// Cursors over the memtables of a view and over some of its runs, newest first.
-pub(crate) fn cursors(view: &View, runs: &[Arc<Run>]) -> Vec<LevelCursor> {
-    let mut cursors = vec![LevelCursor::Memtable(view.active.index.cursor())];
-    for sealed in &view.sealed {
-        cursors.push(LevelCursor::Memtable(sealed.level.index.cursor()));
-    }
-    for run in runs {
-        cursors.push(LevelCursor::Run(RunCursor::new(Arc::clone(run), false)));
-    }
-    cursors
+/// Cursors over some runs of a view, and over its memtables, newest first: over those that hold anything
+/// that is visible at `at`.
+pub(crate) fn cursors(view: &View, runs: &[Arc<Run>], at: Hlc) -> Vec<LevelCursor> {
+    let memtables = view.memtables().filter(|level| level.version_min() <= at);
+    let memtables = memtables.map(|level| LevelCursor::Memtable(level.index.cursor()));
+    let runs = runs.iter().filter(|run| run.version_min() <= at);
+    let runs = runs.map(|run| LevelCursor::Run(RunCursor::new(Arc::clone(run), false)));
+    memtables.chain(runs).collect()
 }
 
 /// What is visible of a range of names at one time.
-pub(crate) struct Scan {
-    view: Arc<View>,
+pub(crate) struct Scan<V = Arc<View>> {
+    view: V,
     names: VisibleIter<LevelCursor>,
 }
 
-impl Scan {
-    pub fn new(view: Arc<View>, at: Hlc, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>)) -> Scan {
-        let sources = Merge::new(cursors(&view, &view.runs));
+impl<V: Deref<Target = View>> Scan<V> {
+    pub fn new(view: V, at: Hlc, bounds: NameBounds) -> Scan<V> {
+        let sources = Merge::new(cursors(&view, &view.runs, at));
         Scan {
             names: VisibleIter::new(sources, at, bounds),
             view,
@@ -339,7 +340,10 @@ impl Scan {
     }
 
     /// As [`Scan::visit`], descending.
-    pub fn visit_back(mut self, mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
+    pub fn visit_back(
+        mut self,
+        mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
         let mut failed = Ok(());
         let view = &self.view;
         self.names

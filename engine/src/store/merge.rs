@@ -38,7 +38,10 @@ pub struct Merge<C> {
 impl<C: Cursor> Merge<C> {
     /// Merges cursors, the newest source first. It stands nowhere yet.
     pub fn new(sources: Vec<C>) -> Merge<C> {
-        let losers = vec![0; sources.len()];
+        let losers = match sources.len() {
+            0 | 1 => Vec::new(),
+            count => vec![0; count],
+        };
         Merge {
             sources,
             losers,
@@ -239,6 +242,10 @@ impl<C: Cursor> Merge<C> {
     /// Plays the whole tournament. The leaves are nodes `count..2 * count`, the root is node 1.
     fn play_all(&mut self) {
         let count = self.sources.len();
+        if count < 2 {
+            self.winner = 0;
+            return;
+        }
         let mut winners: Vec<usize> = (0..2 * count).map(|n| n.saturating_sub(count)).collect();
         for node in (1..count).rev() {
             let (a, b) = (winners[2 * node], winners[2 * node + 1]);
@@ -246,7 +253,7 @@ impl<C: Cursor> Merge<C> {
             winners[node] = winner;
             self.losers[node] = loser;
         }
-        self.winner = winners.get(1).copied().unwrap_or_default();
+        self.winner = winners[1];
     }
 
     /// Plays the path of the source that won last time and has moved since.

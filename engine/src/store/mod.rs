@@ -57,7 +57,7 @@ use catalog::Catalog;
 use epoch::EpochFile;
 pub use recover::RecoveryReport;
 pub use view::Value;
-use view::{MemLevel, SealCut, SealedLevel, View};
+use view::{MemLevel, Newest, SealCut, SealedLevel, View};
 use watermarks::Watermarks;
 
 /// What a store may do.
@@ -125,8 +125,8 @@ pub(crate) struct Store {
     synced: Group,
     logs: Vec<Arc<Log>>,
     marks: Mutex<MarksFile>,
-    watermarks: Watermarks,
-    view: RwLock<Arc<View>>,
+    watermarks: Arc<Watermarks>,
+    view: Newest,
     catalog: Catalog,
     manifest: Mutex<Manifest>,
     /// Tables of manifests that could not be stored: one of those may be what the disk has.
@@ -308,8 +308,13 @@ impl Store {
         &self.report
     }
 
+    /// Where its newest view comes from.
+    pub fn newest(&self) -> &Newest {
+        &self.view
+    }
+
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.read())
+        self.view.take()
     }
 
     pub fn epoch_file(&self) -> &Mutex<EpochFile> {
@@ -443,11 +448,10 @@ impl Store {
             timestamp: commit.timestamp,
             ends,
         };
-        let mut view = self.view.write();
-        let mut next = View::clone(&view);
-        let sealed = std::mem::replace(&mut next.active, Arc::clone(&level));
-        next.sealed.insert(0, SealedLevel { level: sealed, cut });
-        *view = Arc::new(next);
+        self.view.change(|next| {
+            let sealed = std::mem::replace(&mut next.active, Arc::clone(&level));
+            next.sealed.insert(0, SealedLevel { level: sealed, cut });
+        });
         commit.level = level;
     }
 }

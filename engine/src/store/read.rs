@@ -1,17 +1,10 @@
-//! Reads: of the newest committed state, or of one moment.
-//!
-//! The view is taken first and the time second. A view holds everything up to a memtable's seal, so
-//! reading it at a later time shows a prefix; the other way round a compaction might have dropped
-//! what the earlier time still needs.
+//! Reads of one moment.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use strandline_wal::Hlc;
-use strandline_wal::bug::planted;
 
-use super::Store;
-use super::batch::name_of;
+use super::batch::{NameBounds, name_of};
 use super::iter::{Scan, cursors};
 use super::merge::Merge;
 use super::view::{Value, View};
@@ -30,6 +23,10 @@ impl Moment {
         Ok(self.view.get(name, self.at)?)
     }
 
+    pub fn show<R>(&self, name: &[u8], see: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        Ok(self.view.show(name, self.at, see)?)
+    }
+
     /// How many names of a keyspace have a value.
     ///
     /// What the tables of the bottom run tell of themselves is taken from there; names that are in
@@ -40,7 +37,7 @@ impl Moment {
             _ => (&self.view.runs[..], None),
         };
         let mut len = bottom.map_or(0, |run| run.value_count(keyspace));
-        let mut merge = Merge::new(cursors(&self.view, newer));
+        let mut merge = Merge::new(cursors(&self.view, newer, self.at));
         let first = name_of(keyspace, &[]);
         merge.seek(InternalKey::first_of(&first));
         let mut counted: Option<Vec<u8>> = None;
@@ -71,36 +68,14 @@ impl Moment {
     }
 
     /// Whether no name within the bounds has a value.
-    pub fn is_empty(&self, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>)) -> Result<bool> {
+    pub fn is_empty(&self, bounds: NameBounds) -> Result<bool> {
         let mut scan = self.scan(bounds);
         scan.names().first();
         scan.status()?;
         Ok(!scan.is_valid())
     }
 
-    pub fn scan(&self, bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>)) -> Scan {
+    pub fn scan(&self, bounds: NameBounds) -> Scan {
         Scan::new(Arc::clone(&self.view), self.at, bounds)
-    }
-}
-
-impl Store {
-    /// What is committed now.
-    pub fn now(&self) -> Moment {
-        let view = self.view();
-        let at = match planted("read.uncommitted") {
-            true => self.watermarks.published_timestamp(),
-            false => self.watermarks.visible(),
-        };
-        Moment { view, at }
-    }
-
-    /// The newest committed value of a name.
-    ///
-    /// # Errors
-    /// The disk's, and damage in the place where the name must be looked for.
-    pub fn get(&self, name: &[u8]) -> Result<Option<Value>> {
-        let view = self.view.read();
-        let at = self.watermarks.visible();
-        Ok(view.get(name, at)?)
     }
 }

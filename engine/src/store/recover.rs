@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use strandline_wal::bug::planted;
 use strandline_wal::group::Group;
 use strandline_wal::io::Env;
@@ -29,7 +29,7 @@ use super::apply::{PayloadPlace, apply};
 use super::catalog::Catalog;
 use super::epoch::EpochFile;
 use super::follow::Pending;
-use super::view::{MemLevel, Run, View};
+use super::view::{MemLevel, Newest, Outdated, Run, View};
 use super::watermarks::{Mark, Watermarks};
 use super::{Commit, Counters, MarksFile, Pressure, Role, Shared, Store};
 use crate::error::{Error, Result};
@@ -109,6 +109,8 @@ impl Opening<'_> {
             sealed: Vec::new(),
             runs,
             values,
+            watermarks: Arc::new(Watermarks::new(end.clone())),
+            outdated: Outdated::default(),
         };
         let lineage = manifest.lineage;
         let floors = logs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
@@ -132,8 +134,8 @@ impl Opening<'_> {
                 file: marks,
                 written_ns: 0,
             }),
-            watermarks: Watermarks::new(end),
-            view: RwLock::new(Arc::new(view)),
+            watermarks: Arc::clone(&view.watermarks),
+            view: Newest::new(view),
             catalog,
             manifest: Mutex::new(manifest),
             orphans: Mutex::default(),

@@ -4,16 +4,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::RwLock;
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use parking_lot::{Mutex, RwLock};
+use strandline_wal::bug::planted;
 use strandline_wal::log::{Segment, SegmentBytes};
 use strandline_wal::{Error, Hlc, Position, Result, ShardId};
 
 use super::memtable::Memtable;
-use super::watermarks::Mark;
+use super::watermarks::{Mark, Watermarks};
 use crate::table::{
-    Found, FoundValue, LogPlace, PointerSource, Table, TableBytes, ValuePointer, ValueSource,
+    Found, FoundValue, Hit, LogPlace, PointerSource, Table, TableBytes, ValuePointer, ValueSource,
 };
 
 /// The bytes of a value, without a copy: valid as long as this lives, whatever becomes of the key.
@@ -60,7 +62,7 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
 /// A memtable and the segments that its values stand in.
 pub(crate) struct MemLevel {
     pub index: Arc<Memtable>,
-    segments: RwLock<HashMap<(ShardId, u64), Arc<Segment>>>,
+    segments: RwLock<BTreeMap<(ShardId, u64), Arc<Segment>>>,
     /// Address of the segment that was pinned last: most batches go where the one before went.
     last: AtomicUsize,
     /// Bytes of log that it covers.
@@ -121,6 +123,15 @@ impl MemLevel {
                 .read(place.offset.into(), place.len as usize)
                 .map(Some),
         }
+    }
+
+    /// The CRC-32 of the bytes at a place that this memtable points to.
+    pub fn crc_of(&self, place: &LogPlace) -> Result<Option<u32>> {
+        let hashed = |segment: Arc<Segment>| {
+            let (_, crc) = segment.read_hashed(place.offset.into(), place.len as usize)?;
+            Ok(crc)
+        };
+        self.segment(place).map(hashed).transpose()
     }
 
     /// Bytes of each pinned segment that hold data so far.
@@ -190,7 +201,8 @@ impl Run {
         let at = self
             .tables
             .partition_point(|table| *table.meta().name_max < *name);
-        self.tables.get(at).filter(|table| table.meta().spans(name))
+        let table = self.tables.get(at);
+        table.filter(|table| *table.meta().name_min <= *name)
     }
 
     /// How many names of a keyspace have a value as their newest entry: no name is in two tables.
@@ -227,17 +239,110 @@ pub(crate) struct View {
     pub runs: Vec<Arc<Run>>,
     /// Segments that tables point into.
     pub values: PointedSegments,
+    /// How far the dataset has come: now, not when the view was made.
+    pub watermarks: Arc<Watermarks>,
+    pub outdated: Outdated,
 }
 
-fn newer_of(one: Option<Found>, other: Option<Found>) -> Option<Found> {
-    match (&one, &other) {
-        (Some(a), Some(b)) if a.version >= b.version => one,
-        (_, None) => one,
-        _ => other,
+/// Whether a newer view is on its way. A new one has none.
+#[derive(Default)]
+pub(crate) struct Outdated(AtomicBool);
+
+impl Clone for Outdated {
+    fn clone(&self) -> Outdated {
+        Outdated::default()
+    }
+}
+
+/// Where readers of a dataset find its newest view; none while it is being opened again.
+pub(crate) type Published = ArcSwapOption<View>;
+
+/// The newest view. A look at it takes no lock and writes to no memory that other readers look at.
+pub(crate) struct Newest {
+    view: ArcSwap<View>,
+    /// Locked by whoever changes the view, which goes there, too.
+    published: Mutex<Option<Arc<Published>>>,
+}
+
+impl Newest {
+    pub fn new(view: View) -> Newest {
+        Newest {
+            view: ArcSwap::from_pointee(view),
+            published: Mutex::default(),
+        }
+    }
+
+    /// From now on readers find every new view there.
+    pub fn publish(&self, published: &Arc<Published>) {
+        let mut current = self.published.lock();
+        published.store(Some(self.take()));
+        *current = Some(Arc::clone(published));
+    }
+
+    /// From now on readers find none.
+    pub fn retract(&self) {
+        let mut current = self.published.lock();
+        if let Some(published) = current.take() {
+            published.store(None);
+        }
+    }
+
+    /// The view, for a short while.
+    pub fn look(&self) -> Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// The view, to keep.
+    pub fn take(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Puts a changed view in the place of the one there is.
+    pub fn change(&self, change: impl FnOnce(&mut View)) {
+        let published = self.published.lock();
+        let mut next = View::clone(&self.view.load());
+        change(&mut next);
+        let next = Arc::new(next);
+        // First: whoever sees what comes into the new one must see that the old one is old.
+        self.view.load().outdated.0.store(true, Ordering::Release);
+        self.view.store(Arc::clone(&next));
+        if let Some(published) = &*published {
+            published.store(Some(next));
+        }
+    }
+}
+
+/// The newest version of a name, where it stands.
+enum Newer<'v> {
+    Memtable(&'v MemLevel, Found),
+    Table(Hit<'v>),
+}
+
+impl Newer<'_> {
+    fn version(&self) -> Hlc {
+        match self {
+            Newer::Memtable(_, found) => found.version,
+            Newer::Table(hit) => hit.version(),
+        }
     }
 }
 
 impl View {
+    /// The time of the newest committed state, to be asked for after the view was taken. A view holds
+    /// everything up to a memtable's seal, so reading it at a later time shows a prefix; the other way
+    /// round a compaction might have dropped what the earlier time still needs.
+    pub fn now(&self) -> Hlc {
+        match planted("read.uncommitted") {
+            true => self.watermarks.published_timestamp(),
+            false => self.watermarks.visible(),
+        }
+    }
+
+    /// Whether something may have come, before the last look at [`View::now`], that is not in this view.
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.0.load(Ordering::Acquire)
+    }
+
     /// The memtables, newest first.
     pub fn memtables(&self) -> impl Iterator<Item = &Arc<MemLevel>> {
         std::iter::once(&self.active).chain(self.sealed.iter().map(|s| &s.level))
@@ -245,30 +350,66 @@ impl View {
 
     /// The newest version of a name that is not newer than `at`; `None` where it has none or is
     /// deleted.
+    pub fn get(&self, name: &[u8], at: Hlc) -> Result<Option<Value>> {
+        let newest = self.newest(name, at)?;
+        self.value_of(newest)
+    }
+
+    /// As [`Self::get`], shown where it stands.
+    pub fn show<R>(&self, name: &[u8], at: Hlc, see: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        let newest = self.newest(name, at)?;
+        if let Some(Newer::Table(hit)) = &newest
+            && let ValueSource::Bytes(bytes) = hit.value()
+        {
+            return Ok(Some(see(bytes)));
+        }
+        Ok(self.value_of(newest)?.map(|value| see(&value)))
+    }
+
+    fn value_of(&self, newest: Option<Newer<'_>>) -> Result<Option<Value>> {
+        match newest {
+            None => Ok(None),
+            Some(Newer::Memtable(level, found)) => match found.value {
+                FoundValue::Log(place) => {
+                    let bytes = level.read(&place)?.expect(PINNED);
+                    Ok(Some(Value(Bytes::Segment(bytes))))
+                }
+                other => self.value(other),
+            },
+            Some(Newer::Table(hit)) => self.value(hit.found().value),
+        }
+    }
+
+    /// The newest version of a name that is not newer than `at`, deletions included.
     ///
     /// The first level that has the name has its newest version, but for followers of several shards: what
     /// came later may be older. So a level that has something newer than what was found is asked too.
-    pub fn get(&self, name: &[u8], at: Hlc) -> Result<Option<Value>> {
-        let mut newest = self.active.index.get(name, at);
-        let is_newer = |than: &Option<Found>, version: Hlc| match than {
+    fn newest(&self, name: &[u8], at: Hlc) -> Result<Option<Newer<'_>>> {
+        let mut newest: Option<Newer<'_>> = None;
+        let is_newer = |than: &Option<Newer<'_>>, version: Hlc| match than {
             None => true,
-            Some(found) => found.version < version && !planted("view.first_level"),
+            Some(than) => than.version() < version && !planted("view.first_level"),
         };
-        for sealed in &self.sealed {
-            if is_newer(&newest, sealed.cut.timestamp) {
-                let found = sealed.level.index.get(name, at);
-                newest = newer_of(newest, found);
+        let sealed = self.sealed.iter().map(|s| (&s.level, s.cut.timestamp));
+        for (level, version_max) in std::iter::once((&self.active, Hlc::MAX)).chain(sealed) {
+            if level.version_min() <= at
+                && is_newer(&newest, version_max)
+                && let Some(found) = level.index.get(name, at)
+                && is_newer(&newest, found.version)
+            {
+                newest = Some(Newer::Memtable(level, found));
             }
         }
         for run in &self.runs {
             if is_newer(&newest, run.version_max)
                 && let Some(table) = run.table_of(name)
+                && let Some(hit) = table.lookup(name, at)?
+                && is_newer(&newest, hit.version())
             {
-                let found = table.get(name, at)?;
-                newest = newer_of(newest, found);
+                newest = Some(Newer::Table(hit));
             }
         }
-        newest.map_or(Ok(None), |found| self.value(found.value))
+        Ok(newest)
     }
 
     /// The bytes of a found value; `None` for a deletion.
@@ -287,11 +428,27 @@ impl View {
                 return Ok(Value(Bytes::Segment(bytes)));
             }
         }
-        unreachable!("a memtable pins every segment that it points into");
+        unreachable!("{PINNED}");
     }
 
-    /// The bytes behind a table's pointer, checked.
-    pub fn pointed(&self, pointer: &ValuePointer) -> Result<Value> {
+    /// The bytes behind a table's pointer, checked when they are read first.
+    fn pointed(&self, pointer: &ValuePointer) -> Result<Value> {
+        self.read_pointed(pointer, Segment::read_checked)
+    }
+
+    /// The bytes behind a table's pointer, checked now: they are to be copied.
+    pub fn moved(&self, pointer: &ValuePointer) -> Result<Value> {
+        if planted("view.moved") {
+            return self.pointed(pointer);
+        }
+        self.read_pointed(pointer, Segment::read_compared)
+    }
+
+    fn read_pointed(
+        &self,
+        pointer: &ValuePointer,
+        read: impl FnOnce(&Segment, u64, usize, u32) -> Result<SegmentBytes>,
+    ) -> Result<Value> {
         let segment = (pointer.source == PointerSource::Segment)
             .then(|| self.values.get(&(pointer.shard, pointer.file)))
             .flatten();
@@ -307,7 +464,9 @@ impl View {
             ));
         };
         let (at, len) = (pointer.offset.into(), pointer.len as usize);
-        let bytes = segment.read_checked(at, len, pointer.crc)?;
+        let bytes = read(segment, at, len, pointer.crc)?;
         Ok(Value(Bytes::Segment(bytes)))
     }
 }
+
+pub(super) const PINNED: &str = "a memtable pins every segment that it points into";

@@ -315,7 +315,7 @@ impl Store {
             .store(self.shared.env.clock.mono_ns(), Ordering::Relaxed);
         loop {
             self.check()?;
-            let behind = self.view.read().sealed.len();
+            let behind = self.view.look().sealed.len();
             if behind <= self.options().memtable_count_max {
                 return Ok(());
             }
@@ -328,7 +328,7 @@ impl Store {
             if let Some(error) = &*failed {
                 return Err(error.clone());
             }
-            if self.view.read().sealed.len() > self.options().memtable_count_max {
+            if self.view.look().sealed.len() > self.options().memtable_count_max {
                 let patience = std::time::Duration::from_millis(100);
                 self.pressure.changed.wait_for(&mut failed, patience);
             }

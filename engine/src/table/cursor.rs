@@ -7,6 +7,16 @@ use strandline_wal::Result;
 use super::entry::{EntryKind, InternalKey};
 use super::value::{Found, ValueSource};
 
+/// An entry on the way on.
+pub struct Step<'a> {
+    /// Where it stands.
+    pub key: InternalKey<'a>,
+    /// Its value.
+    pub value: ValueSource<'a>,
+    /// Whether the entry that was shown before it is an other version of the same name.
+    pub repeats: bool,
+}
+
 /// An entry on the way back.
 pub struct BackStep<'a> {
     /// Where it stands.
@@ -66,12 +76,21 @@ pub trait Cursor {
 
     /// Shows the entries from where the cursor stands to `see`, ascending, until that breaks, which is the
     /// answer, or there is none. Where the cursor stands afterwards is not said.
-    fn visit(
-        &mut self,
-        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn visit(&mut self, see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        let mut last: Option<Vec<u8>> = None;
         while self.is_valid() {
-            see(self.key(), self.value())?;
+            let (key, value) = (self.key(), self.value());
+            let repeats = last.as_deref() == Some(key.name);
+            see(Step {
+                key,
+                value,
+                repeats,
+            })?;
+            if !repeats {
+                let last = last.get_or_insert_default();
+                last.clear();
+                last.extend_from_slice(key.name);
+            }
             self.next();
         }
         ControlFlow::Continue(())
@@ -80,7 +99,10 @@ pub trait Cursor {
     /// Shows some entries from where the cursor stands to `see`, descending, each with the key of the one
     /// before it, until that breaks, which is the answer. Then the cursor stands on the first one that was
     /// not shown, which may be where it stood.
-    fn visit_back(&mut self, see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn visit_back(
+        &mut self,
+        see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let _ = see;
         ControlFlow::Continue(())
     }

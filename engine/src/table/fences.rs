@@ -164,7 +164,7 @@ impl Fences {
         fences.prefix = first[..same].into();
         let prefix_len = fences.prefix.len();
         fences.heads = (0..count)
-            .map(|fence| head_of(fences.name(fence).get(prefix_len..)))
+            .map(|fence| head_of(fences.name(fence).get(prefix_len..).unwrap_or_default()))
             .collect();
         Ok(fences)
     }
@@ -298,7 +298,7 @@ impl Fences {
             std::cmp::Ordering::Equal => {}
         }
         // The first fence is left out: its name does not have the prefix.
-        let head = head_of(key.name.get(prefix_len..));
+        let head = head_of(key.name.get(prefix_len..).unwrap_or_default());
         let rest = &self.heads[1..];
         let low = 1 + rest.partition_point(|other| *other < head);
         let mut high = low;
@@ -326,9 +326,10 @@ impl Fences {
 /// Equal heads that are counted one by one before they are searched for.
 const WALK_COUNT_MAX: usize = 8;
 
-/// The first 8 bytes as a big-endian number, zeros where there are none.
-fn head_of(name: Option<&[u8]>) -> u64 {
-    let name = name.unwrap_or_default();
+/// The first 8 bytes as a big-endian number, zeros where there are none. Names with different heads are in
+/// the order of these.
+#[inline]
+pub fn head_of(name: &[u8]) -> u64 {
     match name.first_chunk::<8>() {
         Some(head) => u64::from_be_bytes(*head),
         None => {

@@ -18,6 +18,7 @@ use super::damage::Damage;
 use super::entry::{Entry, EntryKind, InternalKey, NAME_LEN_MAX, VALUE_LEN_MAX};
 use super::layout::{Field, is_zero};
 use super::pointer::{POINTER_LEN, ValuePointer};
+use super::value::ValueSource;
 
 /// Length of the fixed part. Part of the format.
 pub(super) const HEADER_LEN: usize = 16;
@@ -190,6 +191,19 @@ impl Record {
     pub fn value_range(&self) -> std::ops::Range<usize> {
         let at = self.at + HEADER_LEN + self.name_len;
         at..at + self.value_len
+    }
+
+    /// Where its value is, of a record that was read from this chunk.
+    #[inline]
+    pub fn value_source<'a>(&self, chunk: &'a [u8]) -> Result<ValueSource<'a>, Damage> {
+        Ok(match self.kind {
+            EntryKind::Value => ValueSource::Bytes(self.value(chunk)),
+            EntryKind::Tombstone => ValueSource::Absent,
+            EntryKind::Pointer => {
+                let at = self.value_range().start as u64;
+                ValueSource::Pointer(ValuePointer::decode_at(self.value(chunk), at)?)
+            }
+        })
     }
 
     /// The bytes of the value, of a record that was read from this chunk.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use strandline_wal::{Error, Result};
 
-use super::cursor::{BackStep, Cursor};
+use super::cursor::{BackStep, Cursor, Step};
 use super::damage::Damage;
 use super::entry::{EntryKind, InternalKey};
 use super::reader::{Place, Stand, Table};
+use super::record::Record;
 use super::source::{Keep, Source};
 use super::value::{Found, ValueSource};
 
@@ -154,16 +155,17 @@ impl Cursor for TableCursor {
         self.error.clone().map_or(Ok(()), Err)
     }
 
-    fn visit(
-        &mut self,
-        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn visit(&mut self, see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        let mut last: Option<Vec<u8>> = None;
         while let Some(at) = &mut self.at {
             let chunk = at.chunk;
-            match at.visit(&self.table.source, see) {
+            let source = &self.table.source;
+            let repeats = last.as_deref() == Some(at.stand.key(source).name);
+            match at.visit(source, repeats, see) {
                 Ok(flow) => {
                     flow?;
                     // The last one of the chunk was shown.
+                    last = Some(at.stand.key(source).name.to_vec());
                     self.next();
                 }
                 Err(damage) => self.settle(Err(self.table.error_in(chunk, damage))),
@@ -172,15 +174,19 @@ impl Cursor for TableCursor {
         ControlFlow::Continue(())
     }
 
-    fn visit_back(&mut self, see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn visit_back(
+        &mut self,
+        see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let Some(at) = &mut self.at else {
             return ControlFlow::Continue(());
         };
         let chunk = at.chunk;
-        at.visit_back(&self.table.source, see).unwrap_or_else(|damage| {
-            self.settle(Err(self.table.error_in(chunk, damage)));
-            ControlFlow::Continue(())
-        })
+        at.visit_back(&self.table.source, see)
+            .unwrap_or_else(|damage| {
+                self.settle(Err(self.table.error_in(chunk, damage)));
+                ControlFlow::Continue(())
+            })
     }
 }
 
@@ -243,21 +249,34 @@ impl Standing {
         Ok(true)
     }
 
-    /// Shows this record and those behind it in the chunk, and stands on the last one shown.
+    /// Shows this record and those behind it in the chunk, and stands on the last one shown. `repeats`
+    /// tells whether this one has the name of the one that was shown before.
     fn visit(
         &mut self,
         source: &Source,
-        see: &mut impl FnMut(InternalKey<'_>, ValueSource<'_>) -> ControlFlow<()>,
+        mut repeats: bool,
+        see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Damage> {
-        loop {
-            let stand = &self.stand;
-            if see(stand.key(source), stand.value(source)).is_break() {
-                return Ok(ControlFlow::Break(()));
+        let bytes = source.bytes(&self.stand.hold);
+        let records = bytes.get(..self.shape.records_end).unwrap_or_default();
+        let mut record = self.stand.record;
+        let flow = loop {
+            let key = record.key(records);
+            let value = record.value_source(records)?;
+            let flow = see(Step {
+                key,
+                value,
+                repeats,
+            });
+            if flow.is_break() || self.ordinal + 1 == self.shape.record_count {
+                break flow;
             }
-            if !self.step(source)? {
-                return Ok(ControlFlow::Continue(()));
-            }
-        }
+            record = Record::decode(records, record.end())?;
+            repeats = is_same(record.name(records), key.name);
+            self.ordinal += 1;
+        };
+        self.stand.move_to(source, record)?;
+        Ok(flow)
     }
 
     /// Shows this record and those before it in the chunk, but for the first, on which it ends.
@@ -266,23 +285,29 @@ impl Standing {
         source: &Source,
         see: &mut impl FnMut(BackStep<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Damage> {
+        let bytes = source.bytes(&self.stand.hold);
+        let mut record = self.stand.record;
+        let mut flow = ControlFlow::Continue(());
         while let Some(ordinal) = self.ordinal.checked_sub(1) {
-            let bytes = source.bytes(&self.stand.hold);
             let before = self.shape.record(bytes, ordinal)?;
-            let step = BackStep {
-                key: self.stand.key(source),
-                value: self.stand.value(source),
-                before: InternalKey {
-                    name: before.name(bytes),
-                    version: before.version,
-                },
-            };
-            if see(step).is_break() {
-                return Ok(ControlFlow::Break(()));
+            flow = see(BackStep {
+                key: record.key(bytes),
+                value: record.value_source(bytes)?,
+                before: before.key(bytes),
+            });
+            if flow.is_break() {
+                break;
             }
-            self.stand.move_to(source, before)?;
+            record = before;
             self.ordinal = ordinal;
         }
-        Ok(ControlFlow::Continue(()))
+        self.stand.move_to(source, record)?;
+        Ok(flow)
     }
+}
+
+/// Whether two names are the same. Neighbours differ at their ends, as a rule.
+#[inline]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.last_chunk::<8>() == other.last_chunk() && one == other
 }

@@ -193,13 +193,20 @@ fn a_value_is_checked_once_in_memory_and_always_on_the_disk() {
         let segment = writer.log().segment(1).unwrap();
         let crc = |at: u64, len| crc32fast::hash(&segment.read(at, len).unwrap());
         let (long, short) = ((1024, 512), (1024, 511));
-        let check = |(at, len), crc| segment.read_checked(at, len, crc).map(|bytes| bytes.to_vec());
+        let check = |(at, len), crc| {
+            segment
+                .read_checked(at, len, crc)
+                .map(|bytes| bytes.to_vec())
+        };
         let passes_again = |is_kept: bool| {
             for place in [long, short] {
                 let crc = crc(place.0, place.1);
                 let error = check(place, crc ^ 1).unwrap_err();
                 assert!(error.to_string().contains("value checksum"), "{error}");
-                assert_eq!(check(place, crc).unwrap(), *segment.read(place.0, place.1).unwrap());
+                assert_eq!(
+                    check(place, crc).unwrap(),
+                    *segment.read(place.0, place.1).unwrap()
+                );
                 let again = check(place, crc ^ 1);
                 assert_eq!(again.is_ok(), is_kept && place == long, "{place:?}");
             }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use strandline_wal::{Hlc, ShardId};
 
 use super::*;
+use crate::store::batch::Name;
 use crate::store::memtable::{MemEntry, Memtable, MemtableCursor};
 use crate::table::EntryKind;
 use crate::table::LogPlace;
@@ -166,6 +167,7 @@ proptest! {
         moves in proptest::collection::vec((0u8..16, name()), 0..60),
     ) {
         let rows = visible(&model(&sources), at, &bounds);
+        let bounds = (bounds.0.map(Name::from), bounds.1.map(Name::from));
         let mut iter = VisibleIter::new(merged(&sources), Hlc(at), bounds);
         let mut position = None;
         for (kind, name) in &moves {

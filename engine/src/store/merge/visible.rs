@@ -5,7 +5,8 @@ use std::ops::{Bound, ControlFlow};
 use strandline_wal::{Hlc, Result};
 
 use super::Merge;
-use crate::table::{BackStep, Cursor, EntryKind, Found, InternalKey, ValueSource};
+use crate::store::batch::{Name, NameBounds};
+use crate::table::{BackStep, Cursor, EntryKind, Found, InternalKey, Step, ValueSource, head_of};
 
 /// Walks the names of a range as they were at one version, in both directions.
 ///
@@ -15,8 +16,8 @@ use crate::table::{BackStep, Cursor, EntryKind, Found, InternalKey, ValueSource}
 pub struct VisibleIter<C> {
     merge: Merge<C>,
     at: Hlc,
-    lower: Bound<Vec<u8>>,
-    upper: Bound<Vec<u8>>,
+    lower: Bound<Name>,
+    upper: Bound<Name>,
     standing: Standing,
     /// Backward the name that is shown; else room for a name.
     name: Vec<u8>,
@@ -32,11 +33,7 @@ enum Standing {
 
 impl<C: Cursor> VisibleIter<C> {
     /// The names within the bounds as they were at `at`. It stands nowhere yet.
-    pub fn new(
-        merge: Merge<C>,
-        at: Hlc,
-        (lower, upper): (Bound<Vec<u8>>, Bound<Vec<u8>>),
-    ) -> VisibleIter<C> {
+    pub fn new(merge: Merge<C>, at: Hlc, (lower, upper): NameBounds) -> VisibleIter<C> {
         VisibleIter {
             merge,
             at,
@@ -80,7 +77,7 @@ impl<C: Cursor> VisibleIter<C> {
             }
             Bound::Excluded(name) => {
                 self.merge.seek(InternalKey::last_of(name));
-                while self.merge.is_valid() && self.merge.key().name == *name {
+                while self.merge.is_valid() && *self.merge.key().name == **name {
                     self.merge.next();
                 }
             }
@@ -95,7 +92,7 @@ impl<C: Cursor> VisibleIter<C> {
             Bound::Included(name) => self.merge.seek_for_prev(InternalKey::last_of(name)),
             Bound::Excluded(name) => {
                 self.merge.seek_for_prev(InternalKey::first_of(name));
-                while self.merge.is_valid() && self.merge.key().name == *name {
+                while self.merge.is_valid() && *self.merge.key().name == **name {
                     self.merge.prev();
                 }
             }
@@ -147,18 +144,22 @@ impl<C: Cursor> VisibleIter<C> {
         self.first();
         while self.is_valid() {
             if let Some(source) = self.merge.alone() {
-                let (at, upper, last) = (self.at, &self.upper, &mut self.name);
-                let mut is_first = true;
-                let flow = source.visit(&mut |key, value| {
-                    if is_above(upper, key.name) {
+                let (at, upper) = (self.at, Limit::new(&self.upper, u64::MAX));
+                // Whether a version of the name, or that it is deleted, was seen already.
+                let mut is_seen = false;
+                let flow = source.visit(&mut |Step {
+                                                  key,
+                                                  value,
+                                                  repeats,
+                                              }| {
+                    if upper.is_below(key.name) {
                         return ControlFlow::Break(());
                     }
-                    if key.version > at || !is_first && key.name == *last {
+                    is_seen &= repeats;
+                    if is_seen || key.version > at {
                         return ControlFlow::Continue(());
                     }
-                    is_first = false;
-                    last.clear();
-                    last.extend_from_slice(key.name);
+                    is_seen = true;
                     match value {
                         ValueSource::Absent => ControlFlow::Continue(()),
                         value => see(key.name, value),
@@ -184,10 +185,10 @@ impl<C: Cursor> VisibleIter<C> {
                 return;
             }
             if let Some(source) = self.merge.alone() {
-                let (at, lower) = (self.at, &self.lower);
+                let (at, lower) = (self.at, Limit::new(&self.lower, 0));
                 let mut is_done = false;
                 let flow = source.visit_back(&mut |BackStep { key, value, before }| {
-                    if is_below(lower, key.name) {
+                    if lower.is_above(key.name) {
                         return ControlFlow::Break(());
                     }
                     // The newest that may be seen comes last.
@@ -397,7 +398,7 @@ impl<C: Cursor> VisibleIter<C> {
     }
 }
 
-fn is_below(lower: &Bound<Vec<u8>>, name: &[u8]) -> bool {
+fn is_below(lower: &Bound<Name>, name: &[u8]) -> bool {
     match lower {
         Bound::Unbounded => false,
         Bound::Included(lower) => name < &lower[..],
@@ -406,11 +407,40 @@ fn is_below(lower: &Bound<Vec<u8>>, name: &[u8]) -> bool {
 }
 
 #[inline]
-fn is_above(upper: &Bound<Vec<u8>>, name: &[u8]) -> bool {
+fn is_above(upper: &Bound<Name>, name: &[u8]) -> bool {
     match upper {
         Bound::Unbounded => false,
         Bound::Included(upper) => name > &upper[..],
         Bound::Excluded(upper) => name >= &upper[..],
+    }
+}
+
+/// A bound that most names are told from by their first bytes.
+struct Limit<'a> {
+    bound: &'a Bound<Name>,
+    head: u64,
+}
+
+impl Limit<'_> {
+    /// `end` is the head of whatever lies behind the last name, or before the first.
+    fn new(bound: &Bound<Name>, end: u64) -> Limit<'_> {
+        let head = match bound {
+            Bound::Unbounded => end,
+            Bound::Included(name) | Bound::Excluded(name) => head_of(name),
+        };
+        Limit { bound, head }
+    }
+
+    /// As an upper bound.
+    #[inline]
+    fn is_below(&self, name: &[u8]) -> bool {
+        head_of(name) >= self.head && is_above(self.bound, name)
+    }
+
+    /// As a lower bound.
+    #[inline]
+    fn is_above(&self, name: &[u8]) -> bool {
+        head_of(name) <= self.head && is_below(self.bound, name)
     }
 }
 
