@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use strandline_wal::bug::planted;
 use strandline_wal::io::{File, Map, read_exact_at};
 use strandline_wal::{IoContext, Result};
 
@@ -37,7 +38,8 @@ pub(super) enum Hold {
     Read(Arc<[u8]>),
 }
 
-/// Whether a chunk that was read goes into the cache. A compaction reads each once.
+/// Whether a chunk that was read goes into the cache, and whether a look at it from before counts. Whoever
+/// reads every chunk once checks it then: a compaction must not copy what has rotted since.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Keep {
     Cached,
@@ -78,7 +80,9 @@ impl Source {
                 let place = range.start as usize..range.end as usize;
                 let (word, bit) = (chunk as usize / 64, 1 << (chunk % 64));
                 let is_checked = |word: &AtomicU64| word.load(Ordering::Relaxed) & bit != 0;
-                if !checked.get(word).is_some_and(is_checked) {
+                let counts = keep == Keep::Cached || planted("source.once");
+                let is_known = counts && checked.get(word).is_some_and(is_checked);
+                if !is_known {
                     let bytes = map.get(place.clone()).ok_or_else(|| {
                         wrong(Damage::new(
                             range.start,
@@ -87,10 +91,14 @@ impl Source {
                             map.len(),
                         ))
                     })?;
-                    check(bytes).map_err(wrong)?;
+                    let outcome = check(bytes);
                     if let Some(word) = checked.get(word) {
-                        word.fetch_or(bit, Ordering::Relaxed);
+                        match &outcome {
+                            Ok(()) => word.fetch_or(bit, Ordering::Relaxed),
+                            Err(_) => word.fetch_and(!bit, Ordering::Relaxed),
+                        };
                     }
+                    outcome.map_err(wrong)?;
                 }
                 Ok(Hold::Mapped(place))
             }
