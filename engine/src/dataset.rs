@@ -120,6 +120,7 @@ impl DatasetInner {
             if !view.is_outdated() || planted("read.outdated") {
                 return work(view, at);
             }
+            std::thread::yield_now();
         }
     }
 

@@ -51,6 +51,9 @@ impl Store {
             report.file_count += 1;
             let mut damages = table.verify_at_pace(&mut paced);
             damages.retain(|_| !planted("scrub.tables"));
+            if !damages.is_empty() {
+                table.distrust();
+            }
             damages.extend(table.warnings().iter().cloned());
             for damage in damages {
                 report.problem(table.path(), &damage.into_error(table.path()));
@@ -80,7 +83,10 @@ impl Store {
                     Ok(batch_count) => report.batch_count += batch_count,
                     // It was dropped meanwhile.
                     Err(_) if log.segment(first_seq).is_none() || planted("scrub.segments") => {}
-                    Err(error) => report.problem(segment.path(), &error),
+                    Err(error) => {
+                        segment.distrust();
+                        report.problem(segment.path(), &error);
+                    }
                 }
             }
         }

@@ -331,8 +331,8 @@ fn a_node_without_a_manifest_is_mended_by_who_leads_and_by_nobody_else() {
     drop((following, third_follows));
 }
 
-/// What rots in a mapped file after it was read, and was right then, is served as it is until a scrub finds
-/// it, but never copied into another file, where a checksum of its own would hide it.
+/// What rots in a mapped file after it was read, and was right then, is served as it is until a scrub or a
+/// merge finds it, but never copied into another file, where a checksum of its own would hide it.
 #[test]
 fn what_rots_after_it_was_read_is_not_merged_into_another_file() {
     for len in [200, 5_000] {
@@ -355,9 +355,12 @@ fn what_rots_after_it_was_read_is_not_merged_into_another_file() {
         // Most of the values are written over: a merge finds out, and the next one moves the others.
         put(&mut (0..100).filter(|n| n % 8 != 3));
         dataset.compact().unwrap();
-        for n in 0..100u32 {
-            assert_eq!(map.get(n.to_be_bytes()).unwrap().unwrap(), value(n));
-        }
+        let all_is_well = || {
+            for n in 0..100u32 {
+                assert_eq!(map.get(n.to_be_bytes()).unwrap().unwrap(), value(n));
+            }
+        };
+        all_is_well();
         let (part, wanted) = match len {
             200 => (".tbl", value(3)),
             _ => (".seg", value(3)),
@@ -368,17 +371,60 @@ fn what_rots_after_it_was_read_is_not_merged_into_another_file() {
             Some((path, at))
         });
         let (path, at) = damaged.unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let is_told = |error: Error| {
+            assert_eq!(error.kind(), ErrorKind::Restore, "{error}");
+            assert!(error.to_string().contains(name), "{len}: {error}");
+        };
+        flip(&path, at as u64 + 9);
+        assert_eq!(dataset.scrub().problems[0].path, path);
+        is_told(map.get(3u32.to_be_bytes()).unwrap_err());
+        flip(&path, at as u64 + 9);
+        all_is_well();
         flip(&path, at as u64 + 9);
         for _ in 0..2 {
-            let error = dataset.compact().unwrap_err();
+            is_told(dataset.compact().unwrap_err());
+            is_told(map.get(3u32.to_be_bytes()).unwrap_err());
+        }
+        flip(&path, at as u64 + 9);
+        dataset.compact().unwrap();
+        all_is_well();
+    }
+}
+
+/// So it is with what rots in the log before it is flushed.
+#[test]
+fn what_rots_in_the_log_is_not_flushed_into_a_table() {
+    for len in [200, 5_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            background: Background::Manual,
+            large_value_len_min: 1 << 10,
+            ..options()
+        };
+        let db = options.open(dir.path()).unwrap();
+        let map = db.keyspace("map").unwrap();
+        let value = |n: u8| vec![n; len];
+        for n in 0..10 {
+            map.put([n], value(n)).unwrap();
+        }
+        let find = |bytes: Vec<u8>| bytes.windows(len).position(|w| w == value(7));
+        let damaged = files_of(dir.path(), ".seg").into_iter().find_map(|path| {
+            let at = find(std::fs::read(&path).unwrap())?;
+            Some((path, at))
+        });
+        let (path, at) = damaged.unwrap();
+        flip(&path, at as u64 + 9);
+        for _ in 0..2 {
+            let error = db.flush().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Restore, "{error}");
             let name = path.file_name().unwrap().to_str().unwrap();
             assert!(error.to_string().contains(name), "{len}: {error}");
         }
         flip(&path, at as u64 + 9);
-        dataset.compact().unwrap();
-        for n in 0..100u32 {
-            assert_eq!(map.get(n.to_be_bytes()).unwrap().unwrap(), value(n));
+        db.flush().unwrap();
+        for n in 0..10 {
+            assert_eq!(map.get([n]).unwrap().unwrap(), value(n));
         }
     }
 }

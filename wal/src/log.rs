@@ -101,6 +101,12 @@ impl Checked {
         })
     }
 
+    fn forget(&self) {
+        for word in self.0.get().into_iter().flatten() {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Notes a value of a segment of `file_len` bytes.
     fn note(&self, at: usize, len: usize, file_len: u64) {
         if let Some((word, bit)) = Checked::place(at, len) {
@@ -293,24 +299,37 @@ impl Segment {
         }
     }
 
-    /// As [`Segment::read_checked`], whatever was checked before: for whoever copies the bytes under another
-    /// checksum.
+    /// As [`Segment::read_checked`], whatever was checked before, and a copy: for whoever stores the bytes
+    /// under another checksum, which must be those that were checked.
     ///
     /// # Errors
     /// As [`Segment::read_checked`].
     pub fn read_compared(&self, at: u64, len: usize, crc: u32) -> Result<SegmentBytes> {
-        self.compared(self.read(at, len)?, at, crc)
+        let copy = SegmentBytes {
+            owner: Owner::Copy(self.read(at, len)?.to_vec().into()),
+            at: 0,
+            len,
+        };
+        self.compared(copy, at, crc)
     }
 
     fn compared(&self, bytes: SegmentBytes, at: u64, crc: u32) -> Result<SegmentBytes> {
         let found = crc32fast::hash(&bytes);
         if found != crc && !planted("value.crc") {
+            self.distrust();
             let (expected, found) = (format!("{crc:#010x}"), format!("{found:#010x}"));
             let what = "value checksum";
             return Err(Error::corrupt(&self.path, at, what, expected, found));
         }
         self.note_checked(&bytes);
         Ok(bytes)
+    }
+
+    /// From now on every value is checked again: some of the bytes are no longer what they were.
+    pub fn distrust(&self) {
+        if !planted("segment.distrust") {
+            self.checked.iter().for_each(Checked::forget);
+        }
     }
 
     fn note_checked(&self, bytes: &SegmentBytes) {
@@ -447,7 +466,7 @@ impl Segment {
     /// is that already, with every page at hand.
     pub(crate) fn leave_image(&self) {
         let Some(sealed) = self.sealed() else { return };
-        if self.image().is_some_and(|image| image.is_shared()) {
+        if self.image().is_some_and(|image| image.is_file()) {
             return;
         }
         let data_len = usize::try_from(sealed.footer.data_len).expect("an image fits in memory");

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strandline_wal::bug::planted;
+use strandline_wal::reader::{Reader, Step};
 use strandline_wal::unless;
-use strandline_wal::{Hlc, IoContext, ShardId};
+use strandline_wal::{Error, Hlc, IoContext, ShardId};
 
 use super::merge::{CompactionIter, CompactionRules, Merge};
-use super::view::{MemLevel, PINNED, Run, SealedLevel, View};
+use super::view::{MemLevel, PINNED, Run, SealCut, SealedLevel, View};
 use super::watermarks::Mark;
 use super::{Counters, Role, Store};
 use crate::error::Result;
@@ -103,7 +104,8 @@ impl Store {
     fn flush_level(&self, sealed: &SealedLevel, complete: &Mark) -> Result<()> {
         let horizon = self.watermarks.visible();
         let mut outputs = Outputs::new(self);
-        if let Err(error) = self.copy_level(&sealed.level, horizon, &mut outputs) {
+        let copied = self.copy_level(&sealed.level, horizon, &mut outputs);
+        if let Err(error) = copied.and_then(|()| self.compare_logs(&sealed.cut)) {
             outputs.discard();
             return Err(error);
         }
@@ -162,6 +164,26 @@ impl Store {
             self.check()?;
         }
         entries.status()?;
+        Ok(())
+    }
+
+    /// Holds the batches that a memtable was filled from against their checksums, once its values are
+    /// copied: what had rotted by then is still rotten, and must not get checksums of its own.
+    fn compare_logs(&self, cut: &SealCut) -> Result<()> {
+        if planted("flush.compare") {
+            return Ok(());
+        }
+        let flushed = self.manifest.lock().logs.clone();
+        for ((log, (end, _)), flushed) in self.logs.iter().zip(&cut.ends).zip(flushed) {
+            let mut batches = Reader::new(Arc::clone(log), flushed.position.seq + 1);
+            while batches.next_seq() <= end.seq {
+                if !matches!(batches.next()?, Step::Batch(_)) {
+                    let expected = format!("record {}", end.seq);
+                    let found = format!("an end before record {}", batches.next_seq());
+                    return Err(Error::corrupt(log.dir(), 0, "log", expected, found).into());
+                }
+            }
+        }
         Ok(())
     }
 

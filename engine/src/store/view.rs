@@ -305,10 +305,10 @@ impl Newest {
         let next = Arc::new(next);
         // First: whoever sees what comes into the new one must see that the old one is old.
         self.view.load().outdated.0.store(true, Ordering::Release);
-        self.view.store(Arc::clone(&next));
         if let Some(published) = &*published {
-            published.store(Some(next));
+            published.store(Some(Arc::clone(&next)));
         }
+        self.view.store(next);
     }
 }
 

@@ -308,6 +308,11 @@ impl Table {
         self.verify_at_pace(&mut |_| {})
     }
 
+    /// From now on every chunk is checked again before it is read from.
+    pub fn distrust(&self) {
+        self.source.distrust();
+    }
+
     /// As [`Table::verify`]; `pace` is told of the bytes that were read, and may wait.
     pub fn verify_at_pace(&self, pace: &mut dyn FnMut(usize)) -> Vec<Damage> {
         super::verify::verify(self, pace)

@@ -39,7 +39,7 @@ pub(super) enum Hold {
 }
 
 /// Whether a chunk that was read goes into the cache, and whether a look at it from before counts. Whoever
-/// reads every chunk once checks it then: a compaction must not copy what has rotted since.
+/// reads every chunk once gets a copy that was checked: a compaction must not take what has rotted since.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Keep {
     Cached,
@@ -78,29 +78,32 @@ impl Source {
         match self {
             Source::Mapped { map, checked } => {
                 let place = range.start as usize..range.end as usize;
-                let (word, bit) = (chunk as usize / 64, 1 << (chunk % 64));
+                let (word, bit) = (checked.get(chunk as usize / 64), 1 << (chunk % 64));
                 let is_checked = |word: &AtomicU64| word.load(Ordering::Relaxed) & bit != 0;
-                let counts = keep == Keep::Cached || planted("source.once");
-                let is_known = counts && checked.get(word).is_some_and(is_checked);
-                if !is_known {
-                    let bytes = map.get(place.clone()).ok_or_else(|| {
-                        wrong(Damage::new(
-                            range.start,
-                            "end of a chunk",
-                            range.end,
-                            map.len(),
-                        ))
-                    })?;
-                    let outcome = check(bytes);
-                    if let Some(word) = checked.get(word) {
-                        match &outcome {
-                            Ok(()) => word.fetch_or(bit, Ordering::Relaxed),
-                            Err(_) => word.fetch_and(!bit, Ordering::Relaxed),
-                        };
-                    }
-                    outcome.map_err(wrong)?;
+                let is_copied = keep == Keep::Once && !planted("source.once");
+                if !is_copied && word.is_some_and(is_checked) {
+                    return Ok(Hold::Mapped(place));
                 }
-                Ok(Hold::Mapped(place))
+                let bytes = map.get(place.clone()).ok_or_else(|| {
+                    wrong(Damage::new(
+                        range.start,
+                        "end of a chunk",
+                        range.end,
+                        map.len(),
+                    ))
+                })?;
+                let hold = match is_copied {
+                    true => Hold::Read(bytes.into()),
+                    false => Hold::Mapped(place),
+                };
+                check(self.bytes(&hold)).map_err(|damage| {
+                    self.distrust();
+                    wrong(damage)
+                })?;
+                if let Some(word) = word {
+                    word.fetch_or(bit, Ordering::Relaxed);
+                }
+                Ok(hold)
             }
             Source::Read {
                 file, cache, user, ..
@@ -117,6 +120,17 @@ impl Source {
                 }
                 .map(Hold::Read)
             }
+        }
+    }
+
+    /// From now on every chunk is checked again: some of the bytes are no longer what they were.
+    pub fn distrust(&self) {
+        if let Source::Mapped { checked, .. } = self
+            && !planted("source.distrust")
+        {
+            checked
+                .iter()
+                .for_each(|word| word.store(0, Ordering::Relaxed));
         }
     }
 

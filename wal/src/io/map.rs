@@ -205,6 +205,11 @@ impl Image {
         !matches!(self.owner, ImageOwner::Private(_))
     }
 
+    /// Whether it is the file's own pages, which show whatever becomes of the file.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self.owner, ImageOwner::Shared(_))
+    }
+
     /// Capacity in bytes.
     pub fn len(&self) -> usize {
         self.len
