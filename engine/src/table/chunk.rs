@@ -15,6 +15,8 @@
 //! step forward needs only the record. A record that does not fit into the target length has a chunk
 //! of its own, so that every start fits into its two bytes.
 
+use std::cmp::Ordering;
+
 use strandline_wal::bug::planted;
 
 use super::damage::Damage;
@@ -177,6 +179,25 @@ impl Shape {
                 ordinal,
             )),
         }
+    }
+
+    /// The ordinal of the record that begins there.
+    pub fn ordinal_of(&self, chunk: &[u8], at: usize) -> Result<u32, Damage> {
+        let (mut low, mut high) = (0, self.record_count);
+        // Where it is if all are equally long.
+        let records_len = (self.records_end - HEADER_LEN).max(1) as u64;
+        let before = at.saturating_sub(HEADER_LEN) as u64;
+        let mut middle = (before * u64::from(high) / records_len) as u32;
+        while low < high {
+            middle = middle.clamp(low, high - 1);
+            match self.start(chunk, middle)?.cmp(&at) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Ok(middle),
+                Ordering::Greater => high = middle,
+            }
+            middle = low.midpoint(high);
+        }
+        Err(Damage::new(at as u64, "start of a record", at, "none"))
     }
 
     /// The first ordinal of `low..high` whose record is at or behind `key`; `high` where none is.

@@ -131,14 +131,8 @@ impl Table {
     }
 
     fn lookup_hashed(&self, index: &PointIndex, name: &[u8], at: Hlc) -> Result<Option<Hit<'_>>> {
-        let flow = index.probe(hash_of(name), |place| match self.newest_at(name, place) {
-            Ok(None) => ControlFlow::Continue(()),
-            Ok(Some(newest)) => ControlFlow::Break(Ok(newest)),
-            Err(error) => ControlFlow::Break(Err(error)),
-        });
-        let (chunk, hold, mut record) = match flow {
-            ControlFlow::Continue(()) => return Ok(None),
-            ControlFlow::Break(newest) => newest?,
+        let Some((chunk, hold, mut record)) = self.newest(index, name)? else {
+            return Ok(None);
         };
         for _ in 0..STEP_COUNT_MAX {
             if record.version <= at {
@@ -159,6 +153,24 @@ impl Table {
             };
         }
         self.lookup_ordered(name, at)
+    }
+
+    /// The newest record of a name, where the point index leads; `None` where there is none.
+    fn newest(&self, index: &PointIndex, name: &[u8]) -> Result<Option<(u32, Hold, Record)>> {
+        let flow = index.probe(hash_of(name), |place| match self.newest_at(name, place) {
+            Ok(None) => ControlFlow::Continue(()),
+            newest => ControlFlow::Break(newest),
+        });
+        match flow {
+            ControlFlow::Continue(()) => Ok(None),
+            ControlFlow::Break(newest) => newest,
+        }
+    }
+
+    /// As [`Self::newest`]; `None`, too, where there is no index or it leads into damage.
+    pub(super) fn jump(&self, name: &[u8]) -> Option<(u32, Hold, Record)> {
+        let found = self.newest(self.point_index.as_ref()?, name);
+        found.ok().flatten()
     }
 
     /// The record that begins at `start`, over 8, where it is one of `name`.
@@ -431,4 +443,4 @@ impl Stand {
 }
 
 /// Versions of a name that a lookup steps over before it searches.
-const STEP_COUNT_MAX: usize = 8;
+pub(super) const STEP_COUNT_MAX: usize = 8;
