@@ -16,6 +16,7 @@ use super::memtable::Memtable;
 use super::watermarks::{Mark, Watermarks};
 use crate::table::{
     Found, FoundValue, Hit, LogPlace, PointerSource, Table, TableBytes, ValuePointer, ValueSource,
+    head_of,
 };
 
 /// The bytes of a value, without a copy: valid as long as this lives, whatever becomes of the key.
@@ -173,6 +174,8 @@ impl SealCut {
 /// Tables that do not overlap, ascending.
 pub(crate) struct Run {
     pub tables: Vec<Arc<Table>>,
+    /// The heads of each table's first and last name, which tell most names from those.
+    heads: Vec<(u64, u64)>,
     version_min: Hlc,
     version_max: Hlc,
 }
@@ -180,7 +183,9 @@ pub(crate) struct Run {
 impl Run {
     pub fn new(tables: Vec<Arc<Table>>) -> Run {
         let metas = || tables.iter().map(|table| table.meta());
+        let heads = metas().map(|meta| (head_of(&meta.name_min), head_of(&meta.name_max)));
         Run {
+            heads: heads.collect(),
             version_min: metas().map(|m| m.version_min).min().unwrap_or(Hlc::MAX),
             version_max: metas().map(|m| m.version_max).max().unwrap_or_default(),
             tables,
@@ -198,11 +203,15 @@ impl Run {
 
     /// The table that may hold a name.
     pub fn table_of(&self, name: &[u8]) -> Option<&Arc<Table>> {
-        let at = self
-            .tables
-            .partition_point(|table| *table.meta().name_max < *name);
-        let table = self.tables.get(at);
-        table.filter(|table| *table.meta().name_min <= *name)
+        let head = head_of(name);
+        let mut at = self.heads.partition_point(|(_, max)| *max < head);
+        if self.heads.get(at)?.1 == head {
+            let rest = &self.tables[at..];
+            at += rest.partition_point(|table| *table.meta().name_max < *name);
+        }
+        let (min, _) = *self.heads.get(at)?;
+        let table = &self.tables[at];
+        (min < head || *table.meta().name_min <= *name).then_some(table)
     }
 
     /// How many names of a keyspace have a value as their newest entry: no name is in two tables.

@@ -129,11 +129,11 @@ impl Watermarks {
 
     /// Commits what is published.
     pub fn commit_published(&self) {
-        let mut marks = self.marks.lock();
+        let marks = &mut *self.marks.lock();
         if marks.published.timestamp > marks.committed.timestamp {
-            marks.committed = marks.published.clone();
-            self.committed
-                .store(marks.committed.timestamp.0, Ordering::Release);
+            marks.committed.clone_from(&marks.published);
+            let timestamp = marks.committed.timestamp.0;
+            self.committed.store(timestamp, Ordering::Release);
         }
     }
 
