@@ -533,15 +533,11 @@ impl Writer {
         at += known as u64;
         let start = at;
         while let Some(header) = bytes.first_chunk::<HEADER_LEN>() {
-            let path = self
-                .active
-                .as_ref()
-                .expect("looked at above")
-                .segment
-                .path()
-                .to_owned();
-            let damaged =
-                |damage| Error::corrupt(&path, at, "shipped batch", "an intact batch", damage);
+            let damaged = |damage| {
+                let active = self.active.as_ref().expect("looked at above");
+                let path = active.segment.path();
+                Error::corrupt(path, at, "shipped batch", "an intact batch", damage)
+            };
             let (header, _) = BatchHeader::decode(header).map_err(damaged)?;
             self.check_continues(&header)?;
             if bytes.len() < header.batch_len() {

@@ -14,9 +14,13 @@ use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 
+use strandline::replica::Node;
 use strandline::{Background, Database, Dataset, Durability, Keyspace, Options};
 use strandline_benches::{Values, keys};
+use strandline_replication::transport::local::LocalNetwork;
+use strandline_replication::{Notifier, Now};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -28,7 +32,7 @@ struct Row {
     run: fn(&Path, usize) -> Result<()>,
 }
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 13] = [
     Row {
         name: "put",
         count: 20_000,
@@ -88,6 +92,11 @@ const ROWS: [Row; 12] = [
         name: "apply at the open, per record",
         count: 40_000,
         run: apply,
+    },
+    Row {
+        name: "ship and apply, per batch of 1",
+        count: 40_000,
+        run: ship,
     },
 ];
 
@@ -235,14 +244,17 @@ struct Opened {
     map: Keyspace,
 }
 
-fn open(dir: &Path) -> Result<Opened> {
-    let options = Options {
+fn options() -> Options {
+    Options {
         durability: Durability::Os,
         // Nobody else does a part of it, sometimes more and sometimes less.
         background: Background::Manual,
         ..Options::default()
-    };
-    let database = options.open(dir)?;
+    }
+}
+
+fn open(dir: &Path) -> Result<Opened> {
+    let database = options().open(dir)?;
     Ok(Opened {
         dataset: database.dataset("")?,
         map: database.keyspace("map")?,
@@ -410,6 +422,42 @@ fn apply(dir: &Path, count: usize) -> Result<()> {
     let opened = measured(|| open(dir))?;
     assert!(opened.map.get(keys(1, 1)[0])?.is_some());
     Ok(())
+}
+
+/// A follower begins with nothing: what its leader does for it counts, too.
+fn ship(dir: &Path, count: usize) -> Result<()> {
+    std::fs::create_dir(dir)?;
+    let leader = open(&dir.join("leader"))?;
+    let follower = options().open(dir.join("follower"))?;
+    let values = Values::new(VALUE_LEN);
+    for (n, key) in keys(1, count).iter().enumerate() {
+        leader.map.put(key, values.value(n, VALUE_LEN))?;
+    }
+    let network = LocalNetwork::new(1);
+    let node = |name| {
+        let transport = Box::new(network.attach(name));
+        Node::new(name, transport, Arc::new(Notifier::default()))
+    };
+    let [mut leads, mut follows] = ["leader", "follower"].map(node);
+    let mut now = Now {
+        mono_ms: 1_000_000,
+        wall_ms: 1_000_000,
+    };
+    leads.lead(now, &leader.dataset)?;
+    let copy = follower.follower("")?;
+    follows.follow(now, &copy, &["leader".to_owned()])?;
+    measured(|| {
+        while copy.positions() != leader.dataset.positions() {
+            now.mono_ms += 1;
+            now.wall_ms += 1;
+            for _ in 0..100 {
+                if !(leads.step(now) | follows.step(now)) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Loads a database and ends without a close.

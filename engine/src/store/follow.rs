@@ -123,7 +123,12 @@ impl Store {
         let newest = writer.tail().timestamp;
         commit.timestamp = commit.timestamp.max(newest);
         if after > before {
-            self.apply_new(shard, before + 1, &level)?;
+            let known = commit.readers[usize::from(shard.0)].take();
+            let known = known.filter(|reader| reader.next_seq() == before + 1);
+            let log = || Arc::clone(self.log(shard));
+            let mut reader = known.unwrap_or_else(|| Reader::new(log(), before + 1));
+            self.apply_new(shard, &mut reader, &level)?;
+            commit.readers[usize::from(shard.0)] = Some(reader);
         }
         drop(commit);
         let appended = appended?;
@@ -134,10 +139,9 @@ impl Store {
     fn apply_new(
         &self,
         shard: ShardId,
-        from_seq: u64,
+        reader: &mut Reader,
         level: &super::view::MemLevel,
     ) -> Result<()> {
-        let mut reader = Reader::new(Arc::clone(self.log(shard)), from_seq);
         while let Step::Batch(batch) = reader.next()? {
             apply_stored(&batch, level, &self.catalog)?;
             self.pending.lock().note(shard, &batch.header);

@@ -43,6 +43,7 @@ use strandline_wal::log::Log;
 use strandline_wal::marks::Marks;
 use strandline_wal::pool::Pool;
 use strandline_wal::publish::Publisher;
+use strandline_wal::reader::Reader;
 use strandline_wal::reserve::Reserve;
 use strandline_wal::unless;
 use strandline_wal::writer::Writer;
@@ -154,6 +155,8 @@ pub(crate) struct Store {
 /// Everything that changes inside the reserve section.
 struct Commit {
     writers: Vec<Writer>,
+    /// Per shard, where a follower reads on what it appends.
+    readers: Vec<Option<Reader>>,
     timestamp: Hlc,
     ordinal: u16,
     level: Arc<MemLevel>,

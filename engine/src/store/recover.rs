@@ -121,6 +121,7 @@ impl Opening<'_> {
             epoch: Epoch(0),
             lineage,
             commit: Mutex::new(Commit {
+                readers: logs.iter().map(|_| None).collect(),
                 writers,
                 timestamp,
                 ordinal: end.ordinal,
