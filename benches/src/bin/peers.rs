@@ -108,6 +108,9 @@ impl Plan {
                 self.write(&entrants, &floor, &rows)?;
             }
         }
+        if let Some(mean) = report::mean_ratio(&rows, "YCSB") {
+            println!("\nYCSB, geometric mean of ours to the best peer: {mean:.2}");
+        }
         Ok(())
     }
 

@@ -116,6 +116,14 @@ pub fn print(rows: &[Row]) {
     }
 }
 
+/// The geometric mean of ours to the best peer, over the rows whose names begin so.
+pub fn mean_ratio(rows: &[Row], begin: &str) -> Option<f64> {
+    let rows = rows.iter().filter(|row| row.name.starts_with(begin));
+    let ratios: Vec<f64> = rows.filter_map(|row| Some(row.best_peer()?.1)).collect();
+    let sum: f64 = ratios.iter().map(|ratio| ratio.ln()).sum();
+    (!ratios.is_empty()).then(|| (sum / ratios.len() as f64).exp())
+}
+
 /// Two or three digits; what is no number stands for what could not be measured.
 pub fn short(figure: f64) -> String {
     match figure {
@@ -134,16 +142,31 @@ mod tests {
     use super::*;
 
     fn best(unit: Unit, ours: f64, peers: [f64; 3]) -> Option<(&'static str, f64)> {
+        row("", unit, ours, peers).best_peer()
+    }
+
+    fn row(name: &'static str, unit: Unit, ours: f64, peers: [f64; 3]) -> Row {
         let figures = |figure| Figures::new(vec![figure]);
         let mut engines = vec![("ours", figures(ours))];
         engines.extend(["a", "b", "c"].into_iter().zip(peers.map(figures)));
-        let row = Row {
-            name: "",
+        Row {
+            name,
             unit,
             engines,
             machine: figures(f64::NAN),
-        };
-        row.best_peer()
+        }
+    }
+
+    #[test]
+    fn a_mean_of_ratios_is_of_the_rows_that_have_one() {
+        let rows = [
+            row("YCSB A", Unit::Rate, 8.0, [1.0, 2.0, f64::NAN]),
+            row("YCSB B", Unit::Rate, 1.0, [0.5, 1.0, 0.2]),
+            row("YCSB C", Unit::Rate, 1.0, [f64::NAN; 3]),
+            row("get", Unit::Rate, 9.0, [1.0; 3]),
+        ];
+        assert!((mean_ratio(&rows, "YCSB").unwrap() - 2.0).abs() < 1e-9);
+        assert_eq!(mean_ratio(&rows, "scan"), None);
     }
 
     #[test]
