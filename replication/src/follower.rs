@@ -226,7 +226,7 @@ impl Follower {
                     heartbeat
                 };
                 let sync = if sync {
-                    self.synced_ms + self.options.sync_ms
+                    self.synced_ms + self.pause_ms()
                 } else {
                     heartbeat
                 };

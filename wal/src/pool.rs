@@ -119,7 +119,9 @@ impl Pool {
 
     /// A file for a segment of exactly `capacity` bytes.
     pub(crate) fn take_exact(&self, dir: &Path, capacity: u64) -> Result<Prepared> {
-        self.take_where(dir, capacity, |spare| spare.made.is_none())
+        self.take_where(dir, capacity, |spare| {
+            spare.made.is_none() || spare.len == capacity
+        })
     }
 
     fn take_where(
@@ -239,7 +241,7 @@ impl Pool {
                 None => break,
             }
         }
-        let prepared = self.take_exact(dir, capacity)?;
+        let prepared = self.take_where(dir, capacity, |spare| spare.made.is_none())?;
         let Prepared { path, file, .. } = prepared;
         let made = self.finish(&path, file.as_ref(), order);
         match made {

@@ -613,6 +613,8 @@ impl Writer {
             return Err(self.refused(what, expected, found));
         }
         let prepared = self.pool.take_exact(self.log.dir(), header.capacity)?;
+        // A leader that fills it quickly doubles it, as one here would.
+        self.capacity_next = header.capacity;
         self.open_segment(header, prepared)
     }
 
@@ -682,11 +684,11 @@ impl Writer {
         drop(slot);
         active.summary.note(&batch.header, at);
         active.segment.publish(end, batch.header.last_seq());
-        active.hash_step(&self.pool);
         self.tail.next_seq = batch.header.last_seq() + 1;
         self.tail.chain = batch.header_crc;
         self.tail.epoch = batch.header.epoch;
         self.tail.timestamp = batch.header.timestamp;
+        self.look_ahead(end);
         Ok(())
     }
 

@@ -9,6 +9,11 @@ use crate::error::{Error, Result};
 use crate::message::{Ack, Data, Message, Seal, Tick};
 use crate::store::CommitMark;
 
+/// A follower that lacks more records than this catches up: writers wait for fewer.
+const BEHIND_COUNT: u64 = 1_024;
+/// Time between two syncs of a follower that catches up, in milliseconds.
+const BEHIND_MS: u64 = 5;
+
 /// Most wall clocks that wait for their records to be applied.
 const CLOCK_COUNT_MAX: usize = 64;
 
@@ -201,7 +206,7 @@ impl Follower {
         {
             self.send_ack(now);
         }
-        if self.wants.durable || now.saturating_sub(self.synced_ms) >= self.options.sync_ms {
+        if now.saturating_sub(self.synced_ms) >= self.pause_ms() {
             for (shard, stream) in &mut self.streams {
                 if std::mem::take(&mut stream.unsynced) {
                     self.syncing += 1;
@@ -211,6 +216,17 @@ impl Follower {
         }
         if self.syncing == 0 {
             self.commit();
+        }
+    }
+
+    /// How long records may wait for a sync. Nobody waits for those of a follower that is behind as long as
+    /// for the syncs that it would take to catch up.
+    pub(super) fn pause_ms(&self) -> u64 {
+        let is_behind = |s: &Stream| s.written.saturating_sub(s.ack.received) > BEHIND_COUNT;
+        match self.wants.durable {
+            true if self.streams.values().any(is_behind) => BEHIND_MS.min(self.options.sync_ms),
+            true => 0,
+            false => self.options.sync_ms,
         }
     }
 

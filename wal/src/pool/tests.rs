@@ -104,7 +104,7 @@ fn spares_are_made_ahead_and_taken_where_they_fit() {
         take(dir, 129 << 10, 0),
         take(dir, 31 << 10, 0),
         take(dir, 64 << 10, 65 << 10),
-        pool.take_exact(dir, 64 << 10).unwrap(),
+        pool.take_exact(dir, 63 << 10).unwrap(),
     ];
     assert_eq!(pool.spare_count(), 1);
     for taken in others {
@@ -116,6 +116,9 @@ fn spares_are_made_ahead_and_taken_where_they_fit() {
     assert_eq!(taken.image.unwrap().len(), 64 << 10);
     assert!(taken.file.len().unwrap() >= room(64 << 10));
     assert_eq!(pool.spare_count(), 0);
+    make(&pool, dir).unwrap();
+    let exact = pool.take_exact(dir, 64 << 10).unwrap();
+    assert!(exact.image.is_some() && pool.spare_count() == 0);
 }
 
 #[test]
