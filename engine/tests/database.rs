@@ -244,3 +244,34 @@ fn a_checkpoint_is_a_database_of_its_own_and_both_verify() {
     }
     map.put("new", "value").unwrap();
 }
+
+/// A close behind a load leaves nothing that the next open would have to apply again; one behind a few
+/// writes, or of a database whose owner does the background work, leaves the log to it.
+#[test]
+fn a_close_leaves_little_for_the_next_open_to_apply() {
+    for (background, count, replayed) in [
+        (Background::Thread, 2_000, false),
+        (Background::Thread, 20, true),
+        (Background::Manual, 2_000, true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            background,
+            durability: Durability::Os,
+            settle_after: None,
+            ..Options::default()
+        };
+        let db = options.clone().open(dir.path()).unwrap();
+        let map = db.keyspace("map").unwrap();
+        for n in 0..count {
+            map.put(u32::to_be_bytes(n), [n as u8; 1_000]).unwrap();
+        }
+        db.close().unwrap();
+        let db = options.open(dir.path()).unwrap();
+        let batch_count = db.dataset("").unwrap().recovery().batch_count;
+        assert_eq!(batch_count > 0, replayed, "{background:?} {count}");
+        let map = db.keyspace("map").unwrap();
+        assert_eq!(map.len().unwrap(), u64::from(count));
+        assert_eq!(map.get(u32::to_be_bytes(7)).unwrap().unwrap(), [7; 1_000]);
+    }
+}
