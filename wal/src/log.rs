@@ -285,6 +285,16 @@ impl Segment {
         })
     }
 
+    /// Everything that is published, where that takes no copy.
+    pub fn whole(&self) -> Option<SegmentBytes> {
+        let (owner, len) = match &*self.body.read() {
+            Body::Image(image) => (Owner::Image(Arc::clone(image)), image.published_len()),
+            Body::Map(map) => (Owner::Map(map.clone()), map.len()),
+            Body::File => return None,
+        };
+        Some(SegmentBytes { owner, at: 0, len })
+    }
+
     /// As [`Segment::read`], held against the CRC-32 of the bytes. Where they stay in memory that is done
     /// once.
     ///

@@ -95,9 +95,9 @@ impl Store {
         bytes: &[u8],
     ) -> Result<Appended> {
         self.check_follows()?;
-        let now_ns = self.shared.env.clock.mono_ns();
+        let now_ns = self.shared.env.clock.coarse_ns();
         self.counters.last_write_ns.store(now_ns, Relaxed);
-        if self.view.look().sealed.len() > self.options().memtable_count_max {
+        if self.view.sealed_count() > self.options().memtable_count_max {
             self.make_room()?;
         }
         let mut commit = self.commit.lock();

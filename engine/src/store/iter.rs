@@ -3,14 +3,16 @@
 use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
-use strandline_wal::{Hlc, Result};
+use strandline_wal::log::SegmentBytes;
+use strandline_wal::{Hlc, Result, ShardId};
 
 use super::batch::NameBounds;
 use super::memtable::MemtableCursor;
 use super::merge::{Merge, VisibleIter};
 use super::view::{Run, Value, View};
 use crate::table::{
-    BackStep, Cursor, EntryKind, Found, FoundValue, InternalKey, Step, TableCursor, ValueSource,
+    BackStep, Cursor, EntryKind, Found, FoundValue, InternalKey, LogPlace, Step, TableCursor,
+    ValueSource,
 };
 
 /// A cursor over the tables of a run, opened one at a time.
@@ -288,7 +290,7 @@ impl Cursor for LevelCursor {
 /// that is visible at `at`.
 pub(crate) fn cursors(view: &View, runs: &[Arc<Run>], at: Hlc) -> Vec<LevelCursor> {
     let memtables = view.memtables().filter(|level| level.version_min() <= at);
-    let memtables = memtables.map(|level| LevelCursor::Memtable(level.index.cursor()));
+    let memtables = memtables.map(|level| LevelCursor::Memtable(level.index.cursor_at(at)));
     let runs = runs.iter().filter(|run| run.version_min() <= at);
     let runs = runs.map(|run| LevelCursor::Run(RunCursor::new(Arc::clone(run), false)));
     memtables.chain(runs).collect()
@@ -332,11 +334,10 @@ impl<V: Deref<Target = View>> Scan<V> {
 
     /// Shows all names of the range and their values, ascending, until `see` breaks.
     pub fn visit(mut self, mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
-        let mut failed = Ok(());
-        let view = &self.view;
+        let mut values = Values::new(&self.view);
         self.names
-            .visit(|name, source| show(view, name, source, &mut failed, &mut see));
-        failed.and_then(|()| self.status())
+            .visit(|name, source| values.show(name, source, &mut see));
+        values.failed.and_then(|()| self.names.status())
     }
 
     /// As [`Scan::visit`], descending.
@@ -344,11 +345,10 @@ impl<V: Deref<Target = View>> Scan<V> {
         mut self,
         mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut failed = Ok(());
-        let view = &self.view;
+        let mut values = Values::new(&self.view);
         self.names
-            .visit_back(|name, source| show(view, name, source, &mut failed, &mut see));
-        failed.and_then(|()| self.status())
+            .visit_back(|name, source| values.show(name, source, &mut see));
+        values.failed.and_then(|()| self.names.status())
     }
 
     /// What stopped the scan, where that was not the end.
@@ -357,26 +357,65 @@ impl<V: Deref<Target = View>> Scan<V> {
     }
 }
 
-/// Shows a name with its value, wherever that stands.
-#[inline]
-fn show(
-    view: &View,
-    name: &[u8],
-    source: ValueSource<'_>,
-    failed: &mut Result<()>,
-    see: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    let found = match source {
-        ValueSource::Bytes(bytes) => return see(name, bytes),
-        ValueSource::Pointer(pointer) => FoundValue::Pointer(pointer),
-        ValueSource::Log(place) => FoundValue::Log(place),
-        ValueSource::Absent => unreachable!("a scan shows no deleted names"),
-    };
-    match view.value(found) {
-        Ok(value) => see(name, &value.expect("a scan shows no deleted names")),
-        Err(error) => {
-            *failed = Err(error);
-            ControlFlow::Break(())
+/// The values of a visit.
+struct Values<'v> {
+    view: &'v View,
+    /// The segments that those of memtables stood in so far.
+    segments: Vec<((ShardId, u64), SegmentBytes)>,
+    failed: Result<()>,
+}
+
+impl Values<'_> {
+    fn new(view: &View) -> Values<'_> {
+        Values {
+            view,
+            segments: Vec::new(),
+            failed: Ok(()),
         }
+    }
+
+    /// Shows a name with its value, wherever that stands.
+    #[inline]
+    fn show(
+        &mut self,
+        name: &[u8],
+        source: ValueSource<'_>,
+        see: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let found = match source {
+            ValueSource::Bytes(bytes) => return see(name, bytes),
+            ValueSource::Log(place) => match self.logged(&place) {
+                Some(bytes) => return see(name, bytes),
+                None => FoundValue::Log(place),
+            },
+            ValueSource::Pointer(pointer) => FoundValue::Pointer(pointer),
+            ValueSource::Absent => unreachable!("a scan shows no deleted names"),
+        };
+        match self.view.value(found) {
+            Ok(value) => see(name, &value.expect("a scan shows no deleted names")),
+            Err(error) => {
+                self.failed = Err(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// A value in the log, where no copy has to be made. There are few segments and many values.
+    fn logged(&mut self, place: &LogPlace) -> Option<&[u8]> {
+        let (start, len) = (place.offset as usize, place.len as usize);
+        let segment = (place.shard, place.first_seq);
+        let known = self.segments.iter().position(|(of, _)| *of == segment);
+        let at = match known {
+            Some(at) if self.segments[at].1.len() >= start.saturating_add(len) => at,
+            Some(at) => {
+                self.segments[at].1 = self.view.whole(place)?;
+                at
+            }
+            None => {
+                self.segments.push((segment, self.view.whole(place)?));
+                self.segments.len() - 1
+            }
+        };
+        self.segments[at].1.get(start..)?.get(..len)
     }
 }

@@ -108,7 +108,12 @@ impl Memtable {
 
     /// A cursor over all entries. What is inserted meanwhile it may see or not.
     pub fn cursor(self: &Arc<Memtable>) -> MemtableCursor {
-        MemtableCursor::new(Arc::clone(self))
+        MemtableCursor::new(Arc::clone(self), None)
+    }
+
+    /// A cursor over what is visible at a time: of each name the newest version that is not newer.
+    pub fn cursor_at(self: &Arc<Memtable>, at: Hlc) -> MemtableCursor {
+        MemtableCursor::new(Arc::clone(self), Some(at))
     }
 }
 

@@ -12,6 +12,7 @@ use strandline_wal::bug::planted;
 use strandline_wal::log::{Segment, SegmentBytes};
 use strandline_wal::{Error, Hlc, Position, Result, ShardId};
 
+use super::Counters;
 use super::memtable::Memtable;
 use super::watermarks::{Mark, Watermarks};
 use crate::table::{
@@ -84,11 +85,12 @@ impl MemLevel {
         }
     }
 
-    /// Keeps a segment readable as long as this memtable lives, for a batch of it.
+    /// Keeps a segment readable as long as this memtable lives, for a batch of it. Whoever fills a memtable
+    /// takes turns: recovery, or who holds the commit lock.
     pub fn pin(&self, segment: &Arc<Segment>, log_len: usize, version: Hlc) {
-        self.log_len.fetch_add(log_len as u64, Ordering::Relaxed);
+        Counters::add_alone(&self.log_len, log_len as u64);
         if version.0 < self.version_min.load(Ordering::Relaxed) {
-            self.version_min.fetch_min(version.0, Ordering::Relaxed);
+            self.version_min.store(version.0, Ordering::Relaxed);
         }
         // The last one is in the map and lives, so no other segment has its address.
         let address = Arc::as_ptr(segment).addr();
@@ -124,6 +126,11 @@ impl MemLevel {
                 .read(place.offset.into(), place.len as usize)
                 .map(Some),
         }
+    }
+
+    /// All of the segment that a place of this memtable is in, where that takes no copy.
+    fn whole(&self, place: &LogPlace) -> Option<SegmentBytes> {
+        self.segment(place)?.whole()
     }
 
     /// The CRC-32 of the bytes at a place that this memtable points to.
@@ -269,6 +276,8 @@ pub(crate) type Published = ArcSwapOption<View>;
 /// The newest view. A look at it takes no lock and writes to no memory that other readers look at.
 pub(crate) struct Newest {
     view: ArcSwap<View>,
+    /// Memtables in it that wait for their flush.
+    sealed_count: AtomicUsize,
     /// Locked by whoever changes the view, which goes there, too.
     published: Mutex<Option<Arc<Published>>>,
 }
@@ -276,6 +285,7 @@ pub(crate) struct Newest {
 impl Newest {
     pub fn new(view: View) -> Newest {
         Newest {
+            sealed_count: AtomicUsize::new(view.sealed.len()),
             view: ArcSwap::from_pointee(view),
             published: Mutex::default(),
         }
@@ -301,6 +311,11 @@ impl Newest {
         self.view.load()
     }
 
+    /// How many memtables wait for their flush.
+    pub fn sealed_count(&self) -> usize {
+        self.sealed_count.load(Ordering::Acquire)
+    }
+
     /// The view, to keep.
     pub fn take(&self) -> Arc<View> {
         self.view.load_full()
@@ -312,6 +327,8 @@ impl Newest {
         let mut next = View::clone(&self.view.load());
         change(&mut next);
         let next = Arc::new(next);
+        self.sealed_count
+            .store(next.sealed.len(), Ordering::Release);
         // First: whoever sees what comes into the new one must see that the old one is old.
         self.view.load().outdated.0.store(true, Ordering::Release);
         if let Some(published) = &*published {
@@ -429,6 +446,11 @@ impl View {
             FoundValue::Pointer(pointer) => self.pointed(&pointer).map(Some),
             FoundValue::Log(place) => self.logged(&place).map(Some),
         }
+    }
+
+    /// All of the segment that a memtable's place is in, where that takes no copy.
+    pub fn whole(&self, place: &LogPlace) -> Option<SegmentBytes> {
+        self.memtables().find_map(|level| level.whole(place))
     }
 
     fn logged(&self, place: &LogPlace) -> Result<Value> {

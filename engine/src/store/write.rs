@@ -30,6 +30,7 @@ pub(crate) struct Done {
     ordinal: u16,
     shard: usize,
     last_seq: u64,
+    is_committed: bool,
 }
 
 /// A batch's place in everything.
@@ -95,12 +96,12 @@ impl Store {
             }
             place => place,
         }?;
-        let written = self.finish(home, payload, place);
-        Counters::add(&self.counters.batches, 1);
-        Counters::add(&self.counters.records, payload.record_count().into());
-        Counters::add(&self.counters.payload_len, payload.bytes().len() as u64);
-        // It is shipped while it is synced here.
-        self.shared.hook.call();
+        let is_durable = level.local() == Durability::Disk;
+        let written = self.finish(home, payload, place, !is_durable);
+        if is_durable {
+            // It is shipped while it is synced here.
+            self.shared.hook.call();
+        }
         self.wait_local(written.timestamp, level.local())?;
         self.shared.hook.call();
         Ok(written)
@@ -144,7 +145,12 @@ impl Store {
             self.seal_memtable(&mut commit);
             (self.shared.wake)();
         }
-        let timestamp = self.next_timestamp(&commit)?;
+        self.place(&mut commit, home, payload)
+    }
+
+    /// Gives a batch its place in everything.
+    fn place(&self, commit: &mut Commit, home: ShardId, payload: &SealedPayload) -> Result<Place> {
+        let timestamp = self.next_timestamp(commit)?;
         let ordinal = commit.ordinal.wrapping_add(1);
         let writer = &mut commit.writers[usize::from(home.0)];
         let reservation = writer.reserve(payload, timestamp, ordinal)?;
@@ -152,6 +158,11 @@ impl Store {
         commit.timestamp = timestamp;
         commit.ordinal = ordinal;
         let level = Arc::clone(&commit.level);
+        level.pin(reservation.segment(), payload.bytes().len(), timestamp);
+        let counters = &self.counters;
+        Counters::add_alone(&counters.batches, 1);
+        Counters::add_alone(&counters.records, payload.record_count().into());
+        Counters::add_alone(&counters.payload_len, payload.bytes().len() as u64);
         Ok(Place {
             reservation,
             ticket,
@@ -161,8 +172,15 @@ impl Store {
         })
     }
 
-    /// Fills, applies and publishes a reserved batch.
-    fn finish(&self, home: ShardId, payload: &SealedPayload, place: Place) -> Written {
+    /// Fills, applies and publishes a reserved batch, and commits it where it `is_committed` as soon as
+    /// that is in the log.
+    fn finish(
+        &self,
+        home: ShardId,
+        payload: &SealedPayload,
+        place: Place,
+        is_committed: bool,
+    ) -> Written {
         let Place {
             reservation,
             ticket,
@@ -171,7 +189,6 @@ impl Store {
             ordinal,
         } = place;
         let last_seq = reservation.last_seq();
-        level.pin(reservation.segment(), payload.bytes().len(), timestamp);
         let at = PayloadPlace {
             shard: home,
             segment: reservation.segment().first_seq(),
@@ -193,11 +210,15 @@ impl Store {
             ordinal,
             shard,
             last_seq,
+            is_committed: is_committed && self.is_in_place(),
         };
         self.publisher.complete(ticket, done, |done| {
             done.filled.publish();
-            self.watermarks
-                .publish(done.timestamp, done.ordinal, done.shard, done.last_seq);
+            let marks = &self.watermarks;
+            marks.publish(done.timestamp, done.ordinal, done.shard, done.last_seq);
+            if done.is_committed && self.logs.iter().all(|log| log.check().is_ok()) {
+                marks.commit_published();
+            }
         });
         Written {
             timestamp,
@@ -213,25 +234,8 @@ impl Store {
         home: ShardId,
         payload: &SealedPayload,
     ) -> Result<()> {
-        let timestamp = self.next_timestamp(commit)?;
-        let ordinal = commit.ordinal.wrapping_add(1);
-        let writer = &mut commit.writers[usize::from(home.0)];
-        let reservation = writer.reserve(payload, timestamp, ordinal)?;
-        let ticket = self.publisher.take();
-        commit.timestamp = timestamp;
-        commit.ordinal = ordinal;
-        let level = Arc::clone(&commit.level);
-        self.finish(
-            home,
-            payload,
-            Place {
-                reservation,
-                ticket,
-                level,
-                timestamp,
-                ordinal,
-            },
-        );
+        let place = self.place(commit, home, payload)?;
+        self.finish(home, payload, place, false);
         Ok(())
     }
 
@@ -242,11 +246,11 @@ impl Store {
             std::thread::yield_now();
         }
         match level {
-            Durability::Memory | Durability::Os
-                if self.logs.iter().all(|log| log.is_in_place()) =>
-            {
+            Durability::Memory | Durability::Os if self.is_in_place() => {
                 self.logs.iter().try_for_each(|log| log.check())?;
-                self.watermarks.commit_published();
+                if self.watermarks.visible() < timestamp {
+                    self.watermarks.commit_published();
+                }
             }
             Durability::Memory | Durability::Os => {
                 self.written.wait(timestamp.0, || self.write_out())?;
@@ -259,6 +263,11 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Whether what is published is with the operating system already.
+    fn is_in_place(&self) -> bool {
+        self.logs.iter().all(|log| log.is_in_place())
     }
 
     /// Hands everything published to the operating system. The leader of the group runs it.
@@ -312,11 +321,10 @@ impl Store {
     fn make_way(&self) -> Result<()> {
         self.counters
             .last_write_ns
-            .store(self.shared.env.clock.mono_ns(), Ordering::Relaxed);
+            .store(self.shared.env.clock.coarse_ns(), Ordering::Relaxed);
         loop {
             self.check()?;
-            let behind = self.view.look().sealed.len();
-            if behind <= self.options().memtable_count_max {
+            if self.view.sealed_count() <= self.options().memtable_count_max {
                 return Ok(());
             }
             if self.is_manual() {
@@ -328,7 +336,7 @@ impl Store {
             if let Some(error) = &*failed {
                 return Err(error.clone());
             }
-            if self.view.look().sealed.len() > self.options().memtable_count_max {
+            if self.view.sealed_count() > self.options().memtable_count_max {
                 let patience = std::time::Duration::from_millis(100);
                 self.pressure.changed.wait_for(&mut failed, patience);
             }

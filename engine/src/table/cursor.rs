@@ -77,23 +77,7 @@ pub trait Cursor {
     /// Shows the entries from where the cursor stands to `see`, ascending, until that breaks, which is the
     /// answer, or there is none. Where the cursor stands afterwards is not said.
     fn visit(&mut self, see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
-        let mut last: Option<Vec<u8>> = None;
-        while self.is_valid() {
-            let (key, value) = (self.key(), self.value());
-            let repeats = last.as_deref() == Some(key.name);
-            see(Step {
-                key,
-                value,
-                repeats,
-            })?;
-            if !repeats {
-                let last = last.get_or_insert_default();
-                last.clear();
-                last.extend_from_slice(key.name);
-            }
-            self.next();
-        }
-        ControlFlow::Continue(())
+        visit_each(self, see)
     }
 
     /// Shows some entries from where the cursor stands to `see`, descending, each with the key of the one
@@ -106,4 +90,28 @@ pub trait Cursor {
         let _ = see;
         ControlFlow::Continue(())
     }
+}
+
+/// [`Cursor::visit`], step by step.
+pub fn visit_each<C: Cursor + ?Sized>(
+    cursor: &mut C,
+    see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let mut last: Option<Vec<u8>> = None;
+    while cursor.is_valid() {
+        let (key, value) = (cursor.key(), cursor.value());
+        let repeats = last.as_deref() == Some(key.name);
+        see(Step {
+            key,
+            value,
+            repeats,
+        })?;
+        if !repeats {
+            let last = last.get_or_insert_default();
+            last.clear();
+            last.extend_from_slice(key.name);
+        }
+        cursor.next();
+    }
+    ControlFlow::Continue(())
 }

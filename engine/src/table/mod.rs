@@ -52,7 +52,7 @@ mod tests;
 pub use builder::{TableBuilder, TableOptions};
 pub use bytes::TableBytes;
 pub use cache::BlockCache;
-pub use cursor::{BackStep, Cursor, Step};
+pub use cursor::{BackStep, Cursor, Step, visit_each};
 pub use damage::Damage;
 pub use entry::{Entry, EntryKind, InternalKey, NAME_LEN_MAX, VALUE_LEN_MAX};
 pub use fences::head_of;

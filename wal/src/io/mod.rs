@@ -278,6 +278,11 @@ pub trait Clock: Send + Sync + 'static {
 
     /// Nanoseconds since some start. Never goes back.
     fn mono_ns(&self) -> u64;
+
+    /// As [`Clock::mono_ns`], a few milliseconds late where that is cheaper.
+    fn coarse_ns(&self) -> u64 {
+        self.mono_ns()
+    }
 }
 
 /// Random numbers, for identities and nonces.

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
@@ -396,24 +396,35 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
     }
 }
 
-/// The clocks of the machine.
+/// The clocks of the machine. Every write asks for both, so the ones that the kernel sets at each of its
+/// ticks, a few milliseconds apart, are taken where there are such.
 pub(super) struct RealClock {
     start: Instant,
+    #[cfg(target_os = "linux")]
+    start_ns: u64,
 }
 
 impl RealClock {
     pub(super) fn start() -> RealClock {
         RealClock {
             start: Instant::now(),
+            #[cfg(target_os = "linux")]
+            start_ns: ns_of(rustix::time::ClockId::Monotonic),
         }
     }
 }
 
 impl Clock for RealClock {
+    #[cfg(target_os = "linux")]
+    fn wall_ms(&self) -> u64 {
+        ns_of(rustix::time::ClockId::RealtimeCoarse) / 1_000_000
+    }
+
+    #[cfg(not(target_os = "linux"))]
     fn wall_ms(&self) -> u64 {
         // A clock set before 1970 reads as 1970: time may jump, so this is one more jump.
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
@@ -421,6 +432,21 @@ impl Clock for RealClock {
     fn mono_ns(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+
+    #[cfg(target_os = "linux")]
+    fn coarse_ns(&self) -> u64 {
+        ns_of(rustix::time::ClockId::MonotonicCoarse).saturating_sub(self.start_ns)
+    }
+}
+
+/// What a clock shows, in nanoseconds. One that is set before its beginning reads as that: time may jump, so
+/// this is one more jump.
+#[cfg(target_os = "linux")]
+fn ns_of(clock: rustix::time::ClockId) -> u64 {
+    let time = rustix::time::clock_gettime(clock);
+    let secs = u64::try_from(time.tv_sec).unwrap_or_default();
+    secs.saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// The randomness of the operating system.

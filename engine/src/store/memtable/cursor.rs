@@ -1,13 +1,13 @@
 //! A cursor over a memtable that borrows nothing.
 
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use artmap::{AsBytes, VersionedEntryRef};
 use strandline_wal::{Hlc, Result};
 
 use super::{MemEntry, Memtable, Name};
-use crate::table::{Cursor, EntryKind, Found, InternalKey, ValueSource};
+use crate::table::{Cursor, EntryKind, Found, InternalKey, Step, ValueSource, visit_each};
 
 /// Walks a memtable in both directions, for as long as it likes.
 ///
@@ -23,6 +23,8 @@ pub struct MemtableCursor {
     is_backward: bool,
     /// How many rows the next batch may have.
     batch_count: usize,
+    /// Of each name only the newest version that is not newer than this is shown; all without it.
+    limit: Option<Hlc>,
 }
 
 /// An entry that was taken out.
@@ -34,9 +36,10 @@ struct Row {
 }
 
 impl MemtableCursor {
-    pub(super) fn new(memtable: Arc<Memtable>) -> MemtableCursor {
+    pub(super) fn new(memtable: Arc<Memtable>, limit: Option<Hlc>) -> MemtableCursor {
         MemtableCursor {
             memtable,
+            limit,
             rows: Vec::new(),
             names: Vec::new(),
             at: 0,
@@ -117,7 +120,8 @@ impl MemtableCursor {
         let is_within = |version: u64| (oldest.0..=newest.0).contains(&version);
         let name = entry.key().as_bytes();
         let (head, found) = (entry.version(), *entry.value());
-        let has_older = head > 0 && entry.get_version_le(head - 1).is_some();
+        let has_older =
+            self.limit.is_none() && head > 0 && entry.get_version_le(head - 1).is_some();
         let name_at = self.names.len();
         self.names.extend_from_slice(name);
         let name_len = name.len();
@@ -128,7 +132,12 @@ impl MemtableCursor {
             entry,
         };
         if !has_older {
-            self.rows.extend(is_within(head).then(|| row(head, found)));
+            let seen = self
+                .limit
+                .map_or(Some((head, found)), |at| seen_of(entry, at));
+            let seen = seen.filter(|(version, _)| is_within(*version));
+            self.rows
+                .extend(seen.map(|(version, entry)| row(version, entry)));
             return true;
         }
         let mut versions = self.memtable.entries.get_all_versions(name);
@@ -239,7 +248,55 @@ impl Cursor for MemtableCursor {
     fn status(&self) -> Result<()> {
         Ok(())
     }
+
+    /// Takes nothing out of the index: where each name has one entry to show, it is shown where it stands.
+    fn visit(&mut self, see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        let Some(at) = self.limit else {
+            return visit_each(self, see);
+        };
+        let memtable = Arc::clone(&self.memtable);
+        let mut from = self
+            .is_valid()
+            .then(|| Bound::Included(self.key().name.to_vec()));
+        while let Some(start) = from.take() {
+            let start = start.as_ref().map(Vec::as_slice);
+            let entries = memtable.entries.range::<_, [u8]>((start, Bound::Unbounded));
+            // Nothing that the index gives up is freed while it is walked, by anyone.
+            for (count, entry) in (1..).zip(entries) {
+                let name = entry.key().as_bytes();
+                if let Some((version, entry)) = seen_of(&entry, at) {
+                    let key = InternalKey {
+                        name,
+                        version: Hlc(version),
+                    };
+                    see(Step {
+                        key,
+                        value: entry.source(),
+                        repeats: false,
+                    })?;
+                }
+                if count == VISIT_COUNT_MAX {
+                    from = Some(Bound::Excluded(name.to_vec()));
+                    break;
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
 }
+
+/// The newest version that is not newer than `at`.
+fn seen_of(entry: &VersionedEntryRef<'_, Name, MemEntry>, at: Hlc) -> Option<(u64, MemEntry)> {
+    match entry.version() <= at.0 {
+        true => Some((entry.version(), *entry.value())),
+        false => entry
+            .get_version_le(at.0)
+            .map(|(version, entry)| (version, *entry)),
+    }
+}
+
+/// Entries that are shown before the index is entered anew.
+const VISIT_COUNT_MAX: usize = 1 << 10;
 
 /// Rows of the first batch of a cursor.
 const BATCH_COUNT_MIN: usize = 4;

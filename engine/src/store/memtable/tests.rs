@@ -2,12 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use strandline_wal::ShardId;
 
 use super::*;
-use crate::table::{Cursor, InternalKey};
+use crate::table::{Cursor, InternalKey, Step};
 
 fn entry(kind: EntryKind, offset: u32) -> MemEntry {
     let place = LogPlace {
@@ -45,11 +46,61 @@ fn filled(records: &[(Vec<u8>, u64, bool)]) -> (Arc<Memtable>, Model) {
     (memtable, model)
 }
 
-fn standing(cursor: &MemtableCursor) -> Option<(Vec<u8>, u64, ValueSource<'_>)> {
+fn standing(cursor: &MemtableCursor) -> Option<Row<'_>> {
     cursor.is_valid().then(|| {
         let key = cursor.key();
         (key.name.to_vec(), key.version.0, cursor.value())
     })
+}
+
+/// Name, version and value.
+type Row<'a> = (Vec<u8>, u64, ValueSource<'a>);
+
+/// A cursor over `rows` stands where each move leads.
+fn walk(
+    mut cursor: MemtableCursor,
+    rows: &[Row<'_>],
+    moves: &[(u8, Vec<u8>, u64)],
+) -> Result<(), TestCaseError> {
+    let mut at: Option<usize> = None;
+    for (kind, name, version) in moves {
+        let key = InternalKey {
+            name,
+            version: Hlc(*version),
+        };
+        let keys = rows.iter().map(|row| InternalKey {
+            name: &row.0,
+            version: Hlc(row.1),
+        });
+        match kind {
+            0 => {
+                cursor.seek(key);
+                at = keys.clone().position(|other| other >= key);
+            }
+            1 => {
+                cursor.seek_for_prev(key);
+                at = keys.clone().rposition(|other| other <= key);
+            }
+            2 => {
+                cursor.first();
+                at = (!rows.is_empty()).then_some(0);
+            }
+            3 => {
+                cursor.last();
+                at = rows.len().checked_sub(1);
+            }
+            4..10 => {
+                cursor.next();
+                at = at.and_then(|at| (at + 1 < rows.len()).then_some(at + 1));
+            }
+            _ => {
+                cursor.prev();
+                at = at.and_then(|at| at.checked_sub(1));
+            }
+        }
+        prop_assert_eq!(standing(&cursor), at.map(|at| rows[at].clone()));
+    }
+    Ok(())
 }
 
 proptest! {
@@ -83,38 +134,30 @@ proptest! {
             .iter()
             .map(|((name, version), entry)| (name.clone(), version.0, entry.source()))
             .collect();
-        let mut cursor = memtable.cursor();
-        let mut at: Option<usize> = None;
-        for (kind, name, version) in &moves {
-            let key = InternalKey { name, version: Hlc(*version) };
-            let keys = rows.iter().map(|row| InternalKey { name: &row.0, version: Hlc(row.1) });
-            match kind {
-                0 => {
-                    cursor.seek(key);
-                    at = keys.clone().position(|other| other >= key);
-                }
-                1 => {
-                    cursor.seek_for_prev(key);
-                    at = keys.clone().rposition(|other| other <= key);
-                }
-                2 => {
-                    cursor.first();
-                    at = (!rows.is_empty()).then_some(0);
-                }
-                3 => {
-                    cursor.last();
-                    at = rows.len().checked_sub(1);
-                }
-                4..10 => {
-                    cursor.next();
-                    at = at.and_then(|at| (at + 1 < rows.len()).then_some(at + 1));
-                }
-                _ => {
-                    cursor.prev();
-                    at = at.and_then(|at| at.checked_sub(1));
+        walk(memtable.cursor(), &rows, &moves)?;
+        for limit in 0..9 {
+            let mut seen: Vec<Row<'_>> = Vec::new();
+            for row in rows.iter().filter(|row| row.1 <= limit) {
+                if seen.last().is_none_or(|before| before.0 != row.0) {
+                    seen.push(row.clone());
                 }
             }
-            prop_assert_eq!(standing(&cursor), at.map(|at| rows[at].clone()));
+            walk(memtable.cursor_at(Hlc(limit)), &seen, &moves)?;
+            for (_, name, _) in &moves {
+                let mut cursor = memtable.cursor_at(Hlc(limit));
+                cursor.seek(InternalKey::first_of(name));
+                let mut visited = Vec::new();
+                let _ = cursor.visit(&mut |Step { key, value, repeats }| {
+                    assert!(!repeats);
+                    visited.push((key.name.to_vec(), key.version.0, format!("{value:?}")));
+                    ControlFlow::Continue(())
+                });
+                let behind = seen.iter().filter(|row| row.0 >= *name);
+                let behind: Vec<_> = behind
+                    .map(|row| (row.0.clone(), row.1, format!("{:?}", row.2)))
+                    .collect();
+                prop_assert_eq!(visited, behind);
+            }
         }
     }
 }
