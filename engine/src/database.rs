@@ -520,11 +520,11 @@ impl Inner {
         self.runtime.stop();
         let mut outcome = Ok(());
         for dataset in self.datasets.lock().values() {
-            if self.shared.options.background == Background::Thread {
-                dataset.flush_for_open();
+            // Who unwinds has no time, and may have left a batch unfinished.
+            if self.shared.options.background == Background::Thread && !std::thread::panicking() {
+                outcome = outcome.and(dataset.flush_for_open());
             }
-            let closed = dataset.close();
-            outcome = outcome.and(closed);
+            outcome = outcome.and(dataset.close());
         }
         if !self.read_only {
             self.shared.pool.clear();

@@ -15,6 +15,7 @@ use crate::keyspace::Keyspace;
 use crate::options::Durability;
 use crate::replica::Acks;
 use crate::router::ShardRouter;
+use crate::runtime::flush_all;
 use crate::snapshot::Snapshot;
 use crate::stats::DatasetStats;
 use crate::store::batch::Changes;
@@ -190,13 +191,20 @@ impl DatasetInner {
         self.store.read().close()
     }
 
-    /// Makes the next open quick, before a close. What cannot be flushed is in the log.
-    pub fn flush_for_open(&self) {
+    /// Makes the next open quick, before a close: takes no more writes, and flushes where it is worth it.
+    /// What cannot be flushed is in the log.
+    ///
+    /// # Errors
+    /// What the store met that ends all writing.
+    pub fn flush_for_open(&self) -> Result<()> {
         let store = self.store();
         let len: u64 = store.view().memtables().map(|level| level.log_len()).sum();
-        if store.role() != Role::Reader && len >= FLUSH_LEN_MIN {
-            let _ = store.flush();
+        if store.role() == Role::Reader || len < FLUSH_LEN_MIN || store.check_health().is_err() {
+            return Ok(());
         }
+        store.refuse_writes();
+        flush_all(&store);
+        store.check_health()
     }
 
     /// Writes a batch and waits for its level.

@@ -145,6 +145,15 @@ fn said(panic: &Box<dyn std::any::Any + Send>) -> Arc<str> {
     text.unwrap_or("a panic without a message").into()
 }
 
+/// Flushes everything as the threads would, for who closes a store that none works for any more.
+pub(crate) fn flush_all(store: &Store) {
+    step(store, flush_whole, &Signal::default());
+}
+
+fn flush_whole(store: &Store, _: GoesOn<'_>) -> Result<bool> {
+    store.flush().map(|()| false)
+}
+
 /// One piece of flushing. Returns whether there was something to do.
 pub(crate) fn flush_step(store: &Store, _: GoesOn<'_>) -> Result<bool> {
     store.flush_oldest()

@@ -89,7 +89,7 @@ impl Acks {
             if let Some(error) = &state.fenced {
                 return Err(error.clone());
             }
-            store.check()?;
+            store.check_writes()?;
             let covered = state.shards.iter().zip(&mark.seqs).all(|(acks, seq)| {
                 confirmed(acks, level).is_some_and(|confirmed| confirmed >= *seq)
             });

@@ -24,7 +24,10 @@ pub(crate) fn apply(
     memtable: &Memtable,
     catalog: &Catalog,
 ) -> Result<(), Damage> {
+    let mut ahead = records.clone();
+    expect(&mut ahead, EXPECT_COUNT, memtable);
     for record in records {
+        expect(&mut ahead, 1, memtable);
         let record = record?;
         match record.kind {
             Kind::Put | Kind::Delete => {
@@ -45,6 +48,19 @@ pub(crate) fn apply(
     }
     Ok(())
 }
+
+/// Tells a memtable of the next few records of a batch, so that it has their names at hand.
+pub(crate) fn expect(records: &mut Records<'_>, count: usize, memtable: &Memtable) {
+    // One that is damaged is told of when its turn comes.
+    for record in records.take(count).flatten() {
+        if record.kind != Kind::Control {
+            memtable.prefetch(record.head);
+        }
+    }
+}
+
+/// Records that are told of ahead of their turn.
+pub(crate) const EXPECT_COUNT: usize = 8;
 
 fn control(record: &Record<'_>, catalog: &Catalog) -> Result<(), Damage> {
     let wrong = |what, found| {
@@ -95,7 +111,7 @@ mod tests {
                 .push(Kind::Control, ShardId(0), &[head], body)
                 .unwrap();
             let payload = payload.seal(0);
-            let (memtable, catalog) = (Memtable::new(), Catalog::default());
+            let (memtable, catalog) = (Memtable::default(), Catalog::default());
             let damage = apply(payload.records(), Hlc(1), place, &memtable, &catalog).unwrap_err();
             assert!(damage.to_string().contains(what), "{head:?}: {damage}");
             assert_eq!(catalog.list(), []);

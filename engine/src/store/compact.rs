@@ -129,7 +129,7 @@ impl Store {
     fn settle_pauses(view: &View) -> Option<u64> {
         // An epoch's start is logged, and in no memtable.
         let memtables = view.memtables();
-        let levels = memtables.filter(|level| level.index.approximate_len() > 0);
+        let levels = memtables.filter(|level| !level.index.is_empty());
         let logged: u64 = levels.map(|level| level.log_len()).sum();
         let (bottom, tiers) = match view.runs.split_last() {
             Some((bottom, tiers)) => (bottom.len(), tiers),

@@ -59,6 +59,7 @@ impl Store {
         let Some(complete) = self.make_durable(&sealed)? else {
             return Ok(false);
         };
+        sealed.level.index.seal();
         // What it writes must find room on a full disk: as much as there is of the log, at most. That
         // is tried again at the next flush.
         let _ = self.shared.reserve.grow(sealed.level.log_len());
@@ -84,6 +85,7 @@ impl Store {
             Role::Leader => {
                 // Batches reserved before the cut may still be filling.
                 while self.watermarks.published_timestamp() < sealed.cut.timestamp {
+                    self.check()?;
                     std::thread::yield_now();
                 }
                 unless!("flush.logs", self.sync())?;

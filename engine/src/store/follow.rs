@@ -101,7 +101,7 @@ impl Store {
             self.make_room()?;
         }
         let mut commit = self.commit.lock();
-        self.check()?;
+        self.check_writes()?;
         if commit.level.log_len() >= self.options().memtable_len_max {
             self.seal_memtable(&mut commit);
             (self.shared.wake)();

@@ -4,19 +4,26 @@
 //! insert and read at once. What a reader may see is decided by the version that it asks for, so
 //! entries of a batch may appear one by one: their version is not yet asked for by anyone.
 
+mod arena;
 mod cursor;
+mod names;
 
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Borrow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::cmp::Ordering as Order;
+use std::ops::{Bound, ControlFlow};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::{Arc, OnceLock};
 
-use artmap::{AsBytes, VersionedArtMap};
+use artmap::{ArtMap, AsBytes};
+use parking_lot::Mutex;
 use strandline_wal::Hlc;
 
 pub use cursor::MemtableCursor;
+use names::{NameAt, Names};
 
 use crate::table::{EntryKind, Found, FoundValue, LogPlace, NAME_LEN_MAX, ValueSource};
 
@@ -46,19 +53,47 @@ impl MemEntry {
     }
 }
 
-/// An ordered index of pointers into the log.
+/// How a memtable is laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Names that it is made for. It grows with more of them.
+    pub name_count: usize,
+    /// Of the hash of names: anything that nobody can foresee.
+    pub seed: u64,
+    /// Whether it is kept in order from the start, for those who walk it soon.
+    pub is_ordered: bool,
+}
+
+/// An index of pointers into the log.
+///
+/// A write and a lookup go by the hash of the name. The order is made when somebody walks it first, and
+/// kept up from then on.
 pub struct Memtable {
-    /// An adaptive radix tree of names, each with its versions, newest first.
-    entries: VersionedArtMap<Name, MemEntry>,
-    len: AtomicUsize,
+    names: Names,
+    /// The names in their order, an adaptive radix tree, where somebody walked them before the seal.
+    order: ArtMap<Name, NameAt>,
+    /// Whoever inserts a name, or a version, sees to it that the name is in the order, too.
+    is_ordered: AtomicBool,
+    /// All that came before `is_ordered` was set is in the order.
+    is_complete: AtomicBool,
+    completing: Mutex<()>,
+    /// Whether somebody walked it before the seal.
+    is_walked: AtomicBool,
+    /// The names in their order once nothing is inserted any more, with the words that order most.
+    sealed: OnceLock<Vec<([u64; 2], NameAt)>>,
 }
 
 impl Memtable {
     /// An empty one.
-    pub fn new() -> Memtable {
+    pub fn new(shape: Shape) -> Memtable {
         Memtable {
-            entries: VersionedArtMap::new(),
-            len: AtomicUsize::new(0),
+            names: Names::new(shape.name_count, shape.seed),
+            order: ArtMap::new(),
+            is_ordered: AtomicBool::new(shape.is_ordered),
+            is_complete: AtomicBool::new(shape.is_ordered),
+            completing: Mutex::default(),
+            is_walked: AtomicBool::new(false),
+            sealed: OnceLock::new(),
         }
     }
 
@@ -76,56 +111,185 @@ impl Memtable {
             entry.kind != EntryKind::Pointer,
             "a record of the log is no pointer"
         );
-        self.entries.insert(Name::new(name), version.0, entry);
-        self.len.fetch_add(name.len() + ENTRY_LEN, Relaxed);
+        let hash = self.names.hash(name);
+        let at = self.names.insert(hash, name, version, entry);
+        // Either this sees that the order is being made, or who makes it sees the name.
+        if self.is_ordered.load(SeqCst) && !self.names.is_ordered(at) {
+            self.put_in_order(name, at);
+        }
+    }
+
+    /// Tells that a name will be inserted or looked up soon.
+    #[inline]
+    pub fn prefetch(&self, name: &[u8]) {
+        self.names.prefetch(self.names.hash(name));
+    }
+
+    fn put_in_order(&self, name: &[u8], at: NameAt) {
+        self.order.insert(Name::new(name), at);
+        self.names.set_ordered(at);
+    }
+
+    /// Sees to it that all names with a visible version are in the order.
+    fn complete(&self) {
+        if self.is_complete.load(Acquire) {
+            return;
+        }
+        let _completing = self.completing.lock();
+        if self.is_complete.load(Acquire) {
+            return;
+        }
+        self.is_ordered.store(true, SeqCst);
+        let mut name = Vec::new();
+        for at in self.names.all() {
+            if !self.names.is_ordered(at) {
+                name.clear();
+                self.names.copy_name(at, &mut name);
+                self.put_in_order(&name, at);
+            }
+        }
+        self.is_complete.store(true, Release);
+    }
+
+    /// Puts the names in order for those who come now, at less cost than the order that can grow.
+    /// Requires: nothing is inserted any more.
+    pub fn seal(&self) {
+        self.sealed.get_or_init(|| {
+            let names = self.names.all();
+            let mut names: Vec<_> = names.map(|at| (self.names.head(at), at)).collect();
+            names.sort_unstable_by(|(head, at), (other_head, other)| {
+                let order = head.cmp(other_head);
+                order.then_with(|| self.names.compare(*at, *other))
+            });
+            names
+        });
     }
 
     /// The newest version of `name` that is not newer than `at`, tombstones included.
     pub fn get(&self, name: &[u8], at: Hlc) -> Option<Found> {
-        let (version, entry) = self.entries.get_version_le(name, at.0)?;
-        Some(entry.found(Hlc(version)))
+        let name = self.names.find(name)?;
+        let (version, entry) = self.names.newest(name, at)?;
+        Some(entry.found(version))
+    }
+
+    /// Shows the names from a bound on in their order, until `see` breaks.
+    fn walk(&self, from: Bound<&[u8]>, mut see: impl FnMut(&[u8], NameAt) -> ControlFlow<()>) {
+        let Some(names) = self.sealed.get() else {
+            let mut names = self.order.range::<_, [u8]>((from, Bound::Unbounded));
+            // Nothing that the order gives up is freed while it is walked, by anyone.
+            let _ = names.try_for_each(|entry| see(entry.key().as_bytes(), *entry.value()));
+            return;
+        };
+        let at = match from {
+            Bound::Unbounded => 0,
+            Bound::Included(from) => self.count(names, from, Order::is_lt),
+            Bound::Excluded(from) => self.count(names, from, Order::is_le),
+        };
+        let _ = self.show_each(names[at..].iter(), see);
+    }
+
+    /// As [`Self::walk`], the names down from `from`, which is among them, or all.
+    fn walk_back(
+        &self,
+        from: Option<&[u8]>,
+        mut see: impl FnMut(&[u8], NameAt) -> ControlFlow<()>,
+    ) {
+        let Some(names) = self.sealed.get() else {
+            let end = from.map_or(Bound::Unbounded, Bound::Included);
+            let names = self.order.range::<_, [u8]>((Bound::Unbounded, end));
+            let mut names = names.rev();
+            let _ = names.try_for_each(|entry| see(entry.key().as_bytes(), *entry.value()));
+            return;
+        };
+        let end = from.map_or(names.len(), |from| self.count(names, from, Order::is_le));
+        let _ = self.show_each(names[..end].iter().rev(), see);
+    }
+
+    /// How many names come first whose order to `name` is such.
+    fn count(
+        &self,
+        names: &[([u64; 2], NameAt)],
+        name: &[u8],
+        is_such: impl Fn(Order) -> bool,
+    ) -> usize {
+        let head = names::head_of(name);
+        names.partition_point(|(other, at)| {
+            let order = other.cmp(&head);
+            is_such(order.then_with(|| self.names.compare_to(*at, name)))
+        })
+    }
+
+    fn show_each<'n>(
+        &self,
+        mut names: impl Iterator<Item = &'n ([u64; 2], NameAt)>,
+        mut see: impl FnMut(&[u8], NameAt) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mut name = Vec::new();
+        names.try_for_each(|(_, at)| {
+            name.clear();
+            self.names.copy_name(*at, &mut name);
+            see(&name, *at)
+        })
     }
 
     /// Versions of all names.
     #[cfg(test)]
     pub fn entry_count(&self) -> usize {
-        let names = self.entries.iter();
-        names
-            .map(|entry| self.entries.version_count(entry.key()))
-            .sum()
+        let names = self.names.all();
+        names.map(|name| self.names.versions(name).count()).sum()
+    }
+
+    /// Names in it.
+    pub fn name_count(&self) -> usize {
+        self.names.count()
     }
 
     /// Whether nothing is in it.
-    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.names.len() == 0
     }
 
-    /// Bytes of memory that it takes, about.
-    pub fn approximate_len(&self) -> usize {
-        self.len.load(Relaxed)
+    /// Whether somebody walked it before the seal.
+    pub fn is_walked(&self) -> bool {
+        self.is_walked.load(Relaxed)
     }
 
     /// A cursor over all entries. What is inserted meanwhile it may see or not.
     pub fn cursor(self: &Arc<Memtable>) -> MemtableCursor {
-        MemtableCursor::new(Arc::clone(self), None)
+        self.cursor_of(None)
     }
 
-    /// A cursor over what is visible at a time: of each name the newest version that is not newer.
+    /// A cursor over what is visible at a time: of each name the newest version that is not newer. Of names
+    /// that have only newer ones it shows the newest, which is to be passed over.
     pub fn cursor_at(self: &Arc<Memtable>, at: Hlc) -> MemtableCursor {
-        MemtableCursor::new(Arc::clone(self), Some(at))
+        self.cursor_of(Some(at))
+    }
+
+    fn cursor_of(self: &Arc<Memtable>, limit: Option<Hlc>) -> MemtableCursor {
+        if self.sealed.get().is_none() {
+            if !self.is_walked.load(Relaxed) {
+                self.is_walked.store(true, Relaxed);
+            }
+            self.complete();
+        }
+        MemtableCursor::new(Arc::clone(self), limit)
     }
 }
 
+#[cfg(test)]
 impl Default for Memtable {
     fn default() -> Memtable {
-        Memtable::new()
+        Memtable::new(Shape {
+            name_count: 0,
+            seed: 0,
+            is_ordered: false,
+        })
     }
 }
 
 impl std::fmt::Debug for Memtable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Memtable({} bytes)", self.approximate_len())
+        write!(f, "Memtable({} bytes)", self.names.len())
     }
 }
 
@@ -165,6 +329,3 @@ impl Borrow<[u8]> for Name {
         self.as_bytes()
     }
 }
-
-/// What an entry takes beside its name: its leaf, its place in the tree, and the tree's own on average.
-const ENTRY_LEN: usize = size_of::<Name>() + size_of::<MemEntry>() + 64;

@@ -56,6 +56,7 @@ use crate::table::{BlockCache, OpenOptions};
 use crate::verify::Problem;
 use catalog::Catalog;
 use epoch::EpochFile;
+use memtable::Shape;
 pub use recover::RecoveryReport;
 pub use view::Value;
 use view::{MemLevel, Newest, SealCut, SealedLevel, View};
@@ -101,6 +102,15 @@ impl Shared {
         }
     }
 
+    /// How a memtable is laid out where nothing is known of what comes.
+    pub fn memtable_shape(&self) -> Shape {
+        Shape {
+            name_count: 0,
+            seed: self.env.random.next_u64(),
+            is_ordered: false,
+        }
+    }
+
     /// Takes the reserve back after space was freed.
     pub fn refill_reserve(&self) {
         if self.reserve.is_released() && !planted("reserve.refill") {
@@ -136,6 +146,8 @@ pub(crate) struct Store {
     compacting: Mutex<()>,
     pressure: Pressure,
     stopped: OnceLock<Error>,
+    /// It takes no more writes: it is about to be closed.
+    closing: AtomicBool,
     closed: AtomicBool,
     epoch_file: Mutex<EpochFile>,
     /// Per shard, the first sequence that some follower still needs; `u64::MAX` where none does.
@@ -398,6 +410,27 @@ impl Store {
         Ok(())
     }
 
+    /// As [`Store::check`], and fails where it is about to be closed.
+    pub fn check_writes(&self) -> Result<()> {
+        match self.closing.load(Ordering::Acquire) {
+            true => Err(Error::Closed("dataset")),
+            false => self.check(),
+        }
+    }
+
+    /// Takes no more writes, and lets those that wait know; what works on the files goes on.
+    pub fn refuse_writes(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.pressure.changed.notify_all();
+        self.shared.hook.call();
+    }
+
+    /// Fails where it was stopped, or its log takes nothing more.
+    pub fn check_health(&self) -> Result<()> {
+        self.check()?;
+        Ok(self.logs.iter().try_for_each(|log| log.check())?)
+    }
+
     /// Ends all writing: syncs the logs and notes how far they are durable. Idempotent.
     ///
     /// # Errors
@@ -446,7 +479,13 @@ impl Store {
 
     /// Swaps the memtable for an empty one and queues it for its flush. Requires: the commit lock.
     fn seal_memtable(&self, commit: &mut Commit) {
-        let level = Arc::new(MemLevel::new());
+        // What comes is taken to be like what came.
+        let sealed = &commit.level.index;
+        let level = Arc::new(MemLevel::new(Shape {
+            name_count: sealed.name_count(),
+            is_ordered: sealed.is_walked(),
+            ..self.shared.memtable_shape()
+        }));
         let ends = commit
             .writers
             .iter()

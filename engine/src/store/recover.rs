@@ -88,7 +88,7 @@ impl Opening<'_> {
         let (writers, logs) = self.logs(&manifest, &plans)?;
         let values = pointed_segments(&manifest, &logs)?;
         let catalog = Catalog::new(manifest.next_keyspace, &manifest.keyspaces);
-        let level = Arc::new(MemLevel::new());
+        let level = Arc::new(MemLevel::new(self.shared.memtable_shape()));
         let mut pending = Pending::new(end.clone());
         for (log, flushed) in logs.iter().zip(&manifest.logs) {
             let flushed_seq = flushed.position.seq;
@@ -144,6 +144,7 @@ impl Opening<'_> {
             compacting: Mutex::default(),
             pressure: Pressure::default(),
             stopped: Default::default(),
+            closing: false.into(),
             closed: Default::default(),
             epoch_file: Mutex::new(epoch_file),
             floors,

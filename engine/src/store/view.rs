@@ -13,7 +13,7 @@ use strandline_wal::log::{Segment, SegmentBytes};
 use strandline_wal::{Error, Hlc, Position, Result, ShardId};
 
 use super::Counters;
-use super::memtable::Memtable;
+use super::memtable::{Memtable, Shape};
 use super::watermarks::{Mark, Watermarks};
 use crate::table::{
     Found, FoundValue, Hit, LogPlace, PointerSource, Table, TableBytes, ValuePointer, ValueSource,
@@ -75,9 +75,9 @@ pub(crate) struct MemLevel {
 
 impl MemLevel {
     /// An empty one.
-    pub fn new() -> MemLevel {
+    pub fn new(shape: Shape) -> MemLevel {
         MemLevel {
-            index: Arc::new(Memtable::new()),
+            index: Arc::new(Memtable::new(shape)),
             segments: RwLock::default(),
             last: AtomicUsize::new(0),
             log_len: AtomicU64::new(0),

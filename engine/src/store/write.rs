@@ -16,7 +16,7 @@ use strandline_wal::unless;
 use strandline_wal::writer::{Filled, Reservation};
 use strandline_wal::{Hlc, ShardId};
 
-use super::apply::{PayloadPlace, apply};
+use super::apply::{EXPECT_COUNT, PayloadPlace, apply, expect};
 use super::batch::Changes;
 use super::view::MemLevel;
 use super::{Commit, Counters, Role, Store};
@@ -135,7 +135,7 @@ impl Store {
     /// The reserve section.
     fn reserve(&self, home: ShardId, payload: &SealedPayload) -> Result<Place> {
         let mut commit = self.commit.lock();
-        self.check()?;
+        self.check_writes()?;
         // Where one shard's log takes nothing more, no other one may go on: the next open would show
         // a later write without an earlier one.
         for log in &self.logs {
@@ -194,6 +194,7 @@ impl Store {
             segment: reservation.segment().first_seq(),
             at: reservation.payload_at(),
         };
+        expect(&mut payload.records(), EXPECT_COUNT, &level.index);
         let filled = reservation.fill(payload);
         apply(
             payload.records(),
@@ -247,8 +248,8 @@ impl Store {
         }
         match level {
             Durability::Memory | Durability::Os if self.is_in_place() => {
-                self.logs.iter().try_for_each(|log| log.check())?;
                 if self.watermarks.visible() < timestamp {
+                    self.logs.iter().try_for_each(|log| log.check())?;
                     self.watermarks.commit_published();
                 }
             }
@@ -323,7 +324,7 @@ impl Store {
             .last_write_ns
             .store(self.shared.env.clock.coarse_ns(), Ordering::Relaxed);
         loop {
-            self.check()?;
+            self.check_writes()?;
             if self.view.sealed_count() <= self.options().memtable_count_max {
                 return Ok(());
             }
@@ -373,7 +374,7 @@ impl Store {
         {
             // Under the lock, so that two callers of one name get one number.
             let mut commit = self.commit.lock();
-            self.check()?;
+            self.check_writes()?;
             if self.catalog.number_of(name).is_none() {
                 let number = self.catalog.next();
                 if number == u32::MAX {

@@ -26,6 +26,7 @@ mod real;
 pub mod sim;
 #[cfg(test)]
 mod tests;
+pub mod words;
 
 use std::any::Any;
 use std::io;

@@ -3,10 +3,10 @@
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use artmap::{AsBytes, VersionedEntryRef};
 use strandline_wal::{Hlc, Result};
 
-use super::{MemEntry, Memtable, Name};
+use super::names::{NameAt, Names};
+use super::{MemEntry, Memtable};
 use crate::table::{Cursor, EntryKind, Found, InternalKey, Step, ValueSource, visit_each};
 
 /// Walks a memtable in both directions, for as long as it likes.
@@ -23,7 +23,7 @@ pub struct MemtableCursor {
     is_backward: bool,
     /// How many rows the next batch may have.
     batch_count: usize,
-    /// Of each name only the newest version that is not newer than this is shown; all without it.
+    /// Of each name only one version is shown, see [`shown_of`]; all without it.
     limit: Option<Hlc>,
 }
 
@@ -46,6 +46,12 @@ impl MemtableCursor {
             is_backward: false,
             batch_count: BATCH_COUNT_MIN,
         }
+    }
+
+    /// Entries that it took out of the index.
+    #[cfg(test)]
+    pub fn row_count(&self) -> usize {
+        self.rows.len()
     }
 
     #[inline]
@@ -71,17 +77,15 @@ impl MemtableCursor {
         self.begin(false);
         let memtable = Arc::clone(&self.memtable);
         let start = from.map_or(Bound::Unbounded, |(name, _)| Bound::Included(name));
-        for entry in memtable.entries.range::<_, [u8]>((start, Bound::Unbounded)) {
+        memtable.walk(start, |name, at| {
             let newest = match from {
-                Some((name, newest)) if entry.key().as_bytes() == name => newest,
+                Some((first, newest)) if first == name => newest,
                 _ => Some(Hlc(u64::MAX)),
             };
-            if let Some(newest) = newest
-                && !self.take(&entry, Hlc(0), newest)
-            {
-                break;
-            }
-        }
+            newest.map_or(ControlFlow::Continue(()), |newest| {
+                self.take(name, at, Hlc(0), newest)
+            })
+        });
         self.end();
     }
 
@@ -90,68 +94,54 @@ impl MemtableCursor {
     fn fill_backward(&mut self, from: Option<(&[u8], Option<Hlc>)>) {
         self.begin(true);
         let memtable = Arc::clone(&self.memtable);
-        let end = from.map_or(Bound::Unbounded, |(name, _)| Bound::Included(name));
-        let names = memtable.entries.range::<_, [u8]>((Bound::Unbounded, end));
-        for entry in names.rev() {
+        memtable.walk_back(from.map(|(name, _)| name), |name, at| {
             let oldest = match from {
-                Some((name, oldest)) if entry.key().as_bytes() == name => oldest,
+                Some((first, oldest)) if first == name => oldest,
                 _ => Some(Hlc(0)),
             };
-            if let Some(oldest) = oldest
-                && !self.take(&entry, oldest, Hlc(u64::MAX))
-            {
-                break;
-            }
-        }
+            oldest.map_or(ControlFlow::Continue(()), |oldest| {
+                self.take(name, at, oldest, Hlc(u64::MAX))
+            })
+        });
         self.end();
     }
 
-    /// Takes the versions of a name between two, both included, in the direction of the cursor; `false`
+    /// Takes the versions of a name between two, both included, in the direction of the cursor; breaks
     /// where the batch is full.
-    fn take(
-        &mut self,
-        entry: &VersionedEntryRef<'_, Name, MemEntry>,
-        oldest: Hlc,
-        newest: Hlc,
-    ) -> bool {
+    fn take(&mut self, name: &[u8], at: NameAt, oldest: Hlc, newest: Hlc) -> ControlFlow<()> {
         if self.rows.len() >= self.batch_count {
-            return false;
+            return ControlFlow::Break(());
         }
-        let is_within = |version: u64| (oldest.0..=newest.0).contains(&version);
-        let name = entry.key().as_bytes();
-        let (head, found) = (entry.version(), *entry.value());
-        let has_older =
-            self.limit.is_none() && head > 0 && entry.get_version_le(head - 1).is_some();
         let name_at = self.names.len();
         self.names.extend_from_slice(name);
-        let name_len = name.len();
-        let row = |version: u64, entry: MemEntry| Row {
+        let row = |(version, entry)| Row {
             name_at,
-            name_len,
-            version: Hlc(version),
+            name_len: name.len(),
+            version,
             entry,
         };
-        if !has_older {
-            let seen = self
-                .limit
-                .map_or(Some((head, found)), |at| seen_of(entry, at));
-            let seen = seen.filter(|(version, _)| is_within(*version));
-            self.rows
-                .extend(seen.map(|(version, entry)| row(version, entry)));
-            return true;
+        let names = &self.memtable.names;
+        let is_within = |(version, _): &(Hlc, MemEntry)| (oldest..=newest).contains(version);
+        if let Some(limit) = self.limit {
+            let shown = shown_of(names, at, limit).filter(is_within);
+            self.rows.extend(shown.map(row));
+            return ControlFlow::Continue(());
         }
-        let mut versions = self.memtable.entries.get_all_versions(name);
-        if self.is_backward {
-            versions.reverse();
-        }
-        let versions = versions
-            .into_iter()
-            .filter(|(version, _)| is_within(*version))
-            .filter_map(|(version, entry)| Some(row(version, entry?)));
-        // A list of versions is walked from its end each time, so many of one name are taken at once.
         let before = self.rows.len();
-        self.rows.extend(versions.take(VERSION_COUNT_MAX));
-        self.rows.len() - before < VERSION_COUNT_MAX
+        let versions = names.versions(at).filter(is_within).map(row);
+        // A list of versions is walked from its end each time, so many of one name are taken at once.
+        if self.is_backward {
+            let mut versions: Vec<Row> = versions.collect();
+            versions.reverse();
+            self.rows
+                .extend(versions.into_iter().take(VERSION_COUNT_MAX));
+        } else {
+            self.rows.extend(versions.take(VERSION_COUNT_MAX));
+        }
+        match self.rows.len() - before < VERSION_COUNT_MAX {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
     }
 
     fn begin(&mut self, is_backward: bool) {
@@ -258,45 +248,41 @@ impl Cursor for MemtableCursor {
         let mut from = self
             .is_valid()
             .then(|| Bound::Included(self.key().name.to_vec()));
+        let mut flow = ControlFlow::Continue(());
         while let Some(start) = from.take() {
-            let start = start.as_ref().map(Vec::as_slice);
-            let entries = memtable.entries.range::<_, [u8]>((start, Bound::Unbounded));
-            // Nothing that the index gives up is freed while it is walked, by anyone.
-            for (count, entry) in (1..).zip(entries) {
-                let name = entry.key().as_bytes();
-                if let Some((version, entry)) = seen_of(&entry, at) {
-                    let key = InternalKey {
-                        name,
-                        version: Hlc(version),
-                    };
-                    see(Step {
+            let mut count = 0;
+            memtable.walk(start.as_ref().map(Vec::as_slice), |name, name_at| {
+                if let Some((version, entry)) = shown_of(&memtable.names, name_at, at) {
+                    let (key, value) = (InternalKey { name, version }, entry.source());
+                    let repeats = false;
+                    flow = see(Step {
                         key,
-                        value: entry.source(),
-                        repeats: false,
-                    })?;
+                        value,
+                        repeats,
+                    });
+                    flow?;
                 }
+                count += 1;
                 if count == VISIT_COUNT_MAX {
                     from = Some(Bound::Excluded(name.to_vec()));
-                    break;
+                    return ControlFlow::Break(());
                 }
-            }
+                ControlFlow::Continue(())
+            });
         }
-        ControlFlow::Continue(())
+        flow
     }
 }
 
-/// The newest version that is not newer than `at`.
-fn seen_of(entry: &VersionedEntryRef<'_, Name, MemEntry>, at: Hlc) -> Option<(u64, MemEntry)> {
-    match entry.version() <= at.0 {
-        true => Some((entry.version(), *entry.value())),
-        false => entry
-            .get_version_le(at.0)
-            .map(|(version, entry)| (version, *entry)),
-    }
+/// Of a name's versions the newest that is not newer than `at`; where all are newer, the newest: who asks
+/// must see that there was a name, to know when to stop.
+fn shown_of(names: &Names, name: NameAt, at: Hlc) -> Option<(Hlc, MemEntry)> {
+    let seen = names.newest(name, at);
+    seen.or_else(|| names.versions(name).next())
 }
 
-/// Entries that are shown before the index is entered anew.
-const VISIT_COUNT_MAX: usize = 1 << 10;
+/// Entries that are shown before the order is entered anew.
+const VISIT_COUNT_MAX: usize = if cfg!(test) { 8 } else { 1 << 10 };
 
 /// Rows of the first batch of a cursor.
 const BATCH_COUNT_MIN: usize = 4;

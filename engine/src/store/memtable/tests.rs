@@ -32,7 +32,7 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn filled(records: &[(Vec<u8>, u64, bool)]) -> (Arc<Memtable>, Model) {
-    let (memtable, mut model) = (Arc::new(Memtable::new()), Model::new());
+    let (memtable, mut model) = (Arc::new(Memtable::default()), Model::new());
     for (n, (name, version, is_tombstone)) in records.iter().enumerate() {
         let kind = if *is_tombstone {
             EntryKind::Tombstone
@@ -128,6 +128,7 @@ proptest! {
     fn cursors_walk_every_key_once_in_both_directions(
         records in proptest::collection::vec((name(), 1u64..8, any::<bool>()), 0..200),
         moves in proptest::collection::vec((0u8..16, name(), 0u64..9), 0..80),
+        is_sealed in any::<bool>(),
     ) {
         let (memtable, model) = filled(&records);
         let rows: Vec<_> = model
@@ -135,11 +136,20 @@ proptest! {
             .map(|((name, version), entry)| (name.clone(), version.0, entry.source()))
             .collect();
         walk(memtable.cursor(), &rows, &moves)?;
+        if is_sealed {
+            memtable.seal();
+            walk(memtable.cursor(), &rows, &moves)?;
+        }
         for limit in 0..9 {
             let mut seen: Vec<Row<'_>> = Vec::new();
-            for row in rows.iter().filter(|row| row.1 <= limit) {
-                if seen.last().is_none_or(|before| before.0 != row.0) {
-                    seen.push(row.clone());
+            for row in &rows {
+                match seen.last_mut() {
+                    Some(before) if before.0 == row.0 => {
+                        if before.1 > limit && row.1 <= limit {
+                            *before = row.clone();
+                        }
+                    }
+                    _ => seen.push(row.clone()),
                 }
             }
             walk(memtable.cursor_at(Hlc(limit)), &seen, &moves)?;
@@ -164,7 +174,7 @@ proptest! {
 
 #[test]
 fn the_last_record_of_a_batch_wins() {
-    let memtable = Arc::new(Memtable::new());
+    let memtable = Arc::new(Memtable::default());
     memtable.insert(b"name", Hlc(5), entry(EntryKind::Value, 0));
     memtable.insert(b"name", Hlc(5), entry(EntryKind::Tombstone, 2));
     memtable.insert(b"name", Hlc(5), entry(EntryKind::Value, 9));
@@ -189,7 +199,7 @@ fn the_last_record_of_a_batch_wins() {
 
 #[test]
 fn a_record_that_is_replayed_changes_nothing() {
-    let memtable = Memtable::new();
+    let memtable = Memtable::default();
     assert!(memtable.is_empty());
     memtable.insert(b"name", Hlc(5), entry(EntryKind::Value, 7));
     memtable.insert(b"name", Hlc(5), entry(EntryKind::Value, 7));
@@ -200,7 +210,7 @@ fn a_record_that_is_replayed_changes_nothing() {
 
 #[test]
 fn writers_and_readers_go_at_once() {
-    let memtable = Arc::new(Memtable::new());
+    let memtable = Arc::new(Memtable::default());
     std::thread::scope(|scope| {
         for writer in 0..2u32 {
             let memtable = &memtable;
@@ -227,12 +237,116 @@ fn writers_and_readers_go_at_once() {
         });
     });
     assert_eq!(memtable.entry_count(), 4_000);
+    assert_eq!(walked(memtable.cursor()), 4_000);
+    memtable.seal();
+    assert_eq!(walked(memtable.cursor()), 4_000);
+}
+
+/// How many entries a cursor shows.
+fn walked(mut cursor: MemtableCursor) -> usize {
+    cursor.first();
+    let mut count = 0;
+    while cursor.is_valid() {
+        count += 1;
+        cursor.next();
+    }
+    count
+}
+
+/// Whoever makes the order and those who insert meanwhile leave no name out between them.
+#[test]
+fn an_order_that_is_made_meanwhile_has_every_name() {
+    for round in 0..200 {
+        let memtable = Arc::new(Memtable::default());
+        let barrier = std::sync::Barrier::new(3);
+        std::thread::scope(|scope| {
+            for writer in 0..2u32 {
+                let (memtable, barrier) = (&memtable, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    for n in 0..100u32 {
+                        let name = (n * 2 + (writer & round)).to_be_bytes();
+                        let version = Hlc(u64::from(n * 2 + writer + 1));
+                        memtable.insert(&name, version, entry(EntryKind::Value, n));
+                    }
+                });
+            }
+            barrier.wait();
+            let cursor = memtable.cursor();
+            assert!(walked(cursor) <= 200);
+        });
+        assert_eq!(walked(memtable.cursor()), 200);
+        for n in 0..100 {
+            let name = (n * 2u32).to_be_bytes();
+            let found = memtable.get(&name, Hlc(u64::from(n * 2 + 1))).unwrap();
+            assert_eq!(found.version, Hlc(u64::from(n * 2 + 1)));
+        }
+    }
+}
+
+/// Names that are newer than a reader's time cost it no more than those that it sees.
+#[test]
+fn a_cursor_takes_no_more_than_a_batch_of_what_is_too_new() {
+    for is_sealed in [false, true] {
+        let memtable = Arc::new(Memtable::default());
+        for n in 0..10_000u32 {
+            memtable.insert(&n.to_be_bytes(), Hlc(9), entry(EntryKind::Value, n));
+        }
+        memtable.insert(b"z", Hlc(1), entry(EntryKind::Value, 1));
+        if is_sealed {
+            memtable.seal();
+        }
+        let mut cursor = memtable.cursor_at(Hlc(1));
+        cursor.first();
+        assert_eq!(cursor.key().version, Hlc(9), "to be passed over");
+        assert!(cursor.row_count() <= 4);
+        let mut count = 0;
+        let _ = cursor.visit(&mut |step: Step<'_>| {
+            count += 1;
+            assert_eq!(step.key.version, Hlc(9));
+            if count == 20 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        assert_eq!(count, 20);
+    }
+}
+
+/// Versions of one name that come in any order, from any thread, stand in theirs.
+#[test]
+fn versions_stand_in_their_order() {
+    let memtable = Arc::new(Memtable::default());
+    std::thread::scope(|scope| {
+        for writer in 0..2u64 {
+            let memtable = &memtable;
+            scope.spawn(move || {
+                for n in 0..1_000 {
+                    let version = (n * 7 % 1_000) * 2 + writer + 1;
+                    memtable.insert(
+                        b"name",
+                        Hlc(version),
+                        entry(EntryKind::Value, version as u32),
+                    );
+                }
+            });
+        }
+    });
+    for at in 1..=2_000 {
+        let found = memtable.get(b"name", Hlc(at)).unwrap();
+        assert_eq!(found.version, Hlc(at));
+        assert_eq!(
+            found.value.source(),
+            entry(EntryKind::Value, at as u32).source()
+        );
+    }
 }
 
 /// More versions of one name than a batch of a cursor takes.
 #[test]
 fn many_versions_of_one_name_are_walked_in_both_directions() {
-    let memtable = Arc::new(Memtable::new());
+    let memtable = Arc::new(Memtable::default());
     let count = 200_000;
     for n in 1..=count {
         memtable.insert(b"name", Hlc(n), entry(EntryKind::Value, n as u32));

@@ -42,7 +42,7 @@ fn sources() -> impl Strategy<Value = Vec<Vec<Row>>> {
 
 fn merged(sources: &[Vec<Row>]) -> Merge<MemtableCursor> {
     let cursors = sources.iter().map(|rows| {
-        let memtable = Arc::new(Memtable::new());
+        let memtable = Arc::new(Memtable::default());
         for (name, version, is_value, number) in rows {
             let kind = if *is_value {
                 EntryKind::Value
