@@ -135,6 +135,7 @@ impl Store {
     /// The reserve section.
     fn reserve(&self, home: ShardId, payload: &SealedPayload) -> Result<Place> {
         let mut commit = self.commit.lock();
+        expect(&mut payload.records(), EXPECT_COUNT, &commit.level.index);
         self.check_writes()?;
         // Where one shard's log takes nothing more, no other one may go on: the next open would show
         // a later write without an earlier one.
@@ -194,7 +195,6 @@ impl Store {
             segment: reservation.segment().first_seq(),
             at: reservation.payload_at(),
         };
-        expect(&mut payload.records(), EXPECT_COUNT, &level.index);
         let filled = reservation.fill(payload);
         apply(
             payload.records(),
