@@ -15,11 +15,10 @@ use std::borrow::Borrow;
 use std::cmp::Ordering as Order;
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, OnceLock};
 
-use artmap::{ArtMap, AsBytes};
-use parking_lot::Mutex;
+use artmap::{ArtMap, AsBytes, EntryRef};
 use strandline_wal::Hlc;
 
 pub use cursor::MemtableCursor;
@@ -70,28 +69,35 @@ pub struct Shape {
 /// kept up from then on.
 pub struct Memtable {
     names: Names,
-    /// The names in their order, an adaptive radix tree, where somebody walked them before the seal.
-    order: ArtMap<Name, NameAt>,
+    /// The names that were there when somebody walked it first.
+    first: OnceLock<Sorted>,
+    /// The names that came later, an adaptive radix tree. One may be in both.
+    later: ArtMap<Name, NameAt>,
     /// Whoever inserts a name, or a version, sees to it that the name is in the order, too.
     is_ordered: AtomicBool,
-    /// All that came before `is_ordered` was set is in the order.
-    is_complete: AtomicBool,
-    completing: Mutex<()>,
     /// Whether somebody walked it before the seal.
     is_walked: AtomicBool,
-    /// The names in their order once nothing is inserted any more, with the words that order most.
-    sealed: OnceLock<Vec<([u64; 2], NameAt)>>,
+    /// All names, once nothing is inserted any more.
+    sealed: OnceLock<Sorted>,
 }
+
+/// Names in their order.
+type Sorted = Vec<Place>;
+
+/// Where a name stands, and its first words.
+type Place = ([u64; 2], NameAt);
 
 impl Memtable {
     /// An empty one.
     pub fn new(shape: Shape) -> Memtable {
         Memtable {
             names: Names::new(shape.name_count, shape.seed),
-            order: ArtMap::new(),
+            first: match shape.is_ordered {
+                true => Sorted::new().into(),
+                false => OnceLock::new(),
+            },
+            later: ArtMap::new(),
             is_ordered: AtomicBool::new(shape.is_ordered),
-            is_complete: AtomicBool::new(shape.is_ordered),
-            completing: Mutex::default(),
             is_walked: AtomicBool::new(false),
             sealed: OnceLock::new(),
         }
@@ -115,7 +121,8 @@ impl Memtable {
         let at = self.names.insert(hash, name, version, entry);
         // Either this sees that the order is being made, or who makes it sees the name.
         if self.is_ordered.load(SeqCst) && !self.names.is_ordered(at) {
-            self.put_in_order(name, at);
+            self.later.insert(Name::new(name), at);
+            self.names.set_ordered(at);
         }
     }
 
@@ -125,44 +132,32 @@ impl Memtable {
         self.names.prefetch(self.names.hash(name));
     }
 
-    fn put_in_order(&self, name: &[u8], at: NameAt) {
-        self.order.insert(Name::new(name), at);
-        self.names.set_ordered(at);
-    }
-
     /// Sees to it that all names with a visible version are in the order.
-    fn complete(&self) {
-        if self.is_complete.load(Acquire) {
-            return;
-        }
-        let _completing = self.completing.lock();
-        if self.is_complete.load(Acquire) {
-            return;
-        }
-        self.is_ordered.store(true, SeqCst);
-        let mut name = Vec::new();
-        for at in self.names.all() {
-            if !self.names.is_ordered(at) {
-                name.clear();
-                self.names.copy_name(at, &mut name);
-                self.put_in_order(&name, at);
+    fn put_in_order(&self) {
+        self.first.get_or_init(|| {
+            self.is_ordered.store(true, SeqCst);
+            let names = self.sorted();
+            for (_, at) in &names {
+                self.names.set_ordered(*at);
             }
-        }
-        self.is_complete.store(true, Release);
+            names
+        });
     }
 
     /// Puts the names in order for those who come now, at less cost than the order that can grow.
     /// Requires: nothing is inserted any more.
     pub fn seal(&self) {
-        self.sealed.get_or_init(|| {
-            let names = self.names.all();
-            let mut names: Vec<_> = names.map(|at| (self.names.head(at), at)).collect();
-            names.sort_unstable_by(|(head, at), (other_head, other)| {
-                let order = head.cmp(other_head);
-                order.then_with(|| self.names.compare(*at, *other))
-            });
-            names
+        self.sealed.get_or_init(|| self.sorted());
+    }
+
+    fn sorted(&self) -> Sorted {
+        let names = self.names.all();
+        let mut names: Vec<_> = names.map(|at| (self.names.head(at), at)).collect();
+        names.sort_unstable_by(|(head, at), (other_head, other)| {
+            let order = head.cmp(other_head);
+            order.then_with(|| self.names.compare(*at, *other))
         });
+        names
     }
 
     /// The newest version of `name` that is not newer than `at`, tombstones included.
@@ -173,45 +168,41 @@ impl Memtable {
     }
 
     /// Shows the names from a bound on in their order, until `see` breaks.
-    fn walk(&self, from: Bound<&[u8]>, mut see: impl FnMut(&[u8], NameAt) -> ControlFlow<()>) {
-        let Some(names) = self.sealed.get() else {
-            let mut names = self.order.range::<_, [u8]>((from, Bound::Unbounded));
-            // Nothing that the order gives up is freed while it is walked, by anyone.
-            let _ = names.try_for_each(|entry| see(entry.key().as_bytes(), *entry.value()));
-            return;
-        };
+    fn walk(&self, from: Bound<&[u8]>, see: impl FnMut(&[u8], NameAt) -> ControlFlow<()>) {
+        let (names, later) = self.in_order();
         let at = match from {
             Bound::Unbounded => 0,
             Bound::Included(from) => self.count(names, from, Order::is_lt),
             Bound::Excluded(from) => self.count(names, from, Order::is_le),
         };
-        let _ = self.show_each(names[at..].iter(), see);
+        let later = later.map(|later| later.range::<_, [u8]>((from, Bound::Unbounded)));
+        let later = later.into_iter().flatten();
+        let _ = self.show_each(names[at..].iter(), later, <[u8]>::cmp, see);
     }
 
     /// As [`Self::walk`], the names down from `from`, which is among them, or all.
-    fn walk_back(
-        &self,
-        from: Option<&[u8]>,
-        mut see: impl FnMut(&[u8], NameAt) -> ControlFlow<()>,
-    ) {
-        let Some(names) = self.sealed.get() else {
-            let end = from.map_or(Bound::Unbounded, Bound::Included);
-            let names = self.order.range::<_, [u8]>((Bound::Unbounded, end));
-            let mut names = names.rev();
-            let _ = names.try_for_each(|entry| see(entry.key().as_bytes(), *entry.value()));
-            return;
-        };
-        let end = from.map_or(names.len(), |from| self.count(names, from, Order::is_le));
-        let _ = self.show_each(names[..end].iter().rev(), see);
+    fn walk_back(&self, from: Option<&[u8]>, see: impl FnMut(&[u8], NameAt) -> ControlFlow<()>) {
+        let (names, later) = self.in_order();
+        let count = from.map_or(names.len(), |from| self.count(names, from, Order::is_le));
+        let end = from.map_or(Bound::Unbounded, Bound::Included);
+        let later = later.map(|later| later.range::<_, [u8]>((Bound::Unbounded, end)).rev());
+        let later = later.into_iter().flatten();
+        let back = |name: &[u8], other: &[u8]| other.cmp(name);
+        let _ = self.show_each(names[..count].iter().rev(), later, back, see);
+    }
+
+    /// The names in order, and where there are more.
+    fn in_order(&self) -> (&[Place], Option<&ArtMap<Name, NameAt>>) {
+        if let Some(names) = self.sealed.get() {
+            return (names, None);
+        }
+        let first = self.first.get();
+        let first = first.expect("whoever walks had them put in order");
+        (first, Some(&self.later))
     }
 
     /// How many names come first whose order to `name` is such.
-    fn count(
-        &self,
-        names: &[([u64; 2], NameAt)],
-        name: &[u8],
-        is_such: impl Fn(Order) -> bool,
-    ) -> usize {
+    fn count(&self, names: &[Place], name: &[u8], is_such: impl Fn(Order) -> bool) -> usize {
         let head = names::head_of(name);
         names.partition_point(|(other, at)| {
             let order = other.cmp(&head);
@@ -219,17 +210,31 @@ impl Memtable {
         })
     }
 
+    /// Shows names of two kinds that both come in the given order.
     fn show_each<'n>(
         &self,
-        mut names: impl Iterator<Item = &'n ([u64; 2], NameAt)>,
+        names: impl Iterator<Item = &'n Place>,
+        later: impl Iterator<Item = EntryRef<'n, Name, NameAt>>,
+        order: impl Fn(&[u8], &[u8]) -> Order,
         mut see: impl FnMut(&[u8], NameAt) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
+        // Nothing that the tree gives up is freed while it is walked, by anyone.
+        let mut later = later.peekable();
         let mut name = Vec::new();
-        names.try_for_each(|(_, at)| {
+        for (_, at) in names {
             name.clear();
             self.names.copy_name(*at, &mut name);
-            see(&name, *at)
-        })
+            while let Some(entry) = later.peek() {
+                match order(entry.key().as_bytes(), &name) {
+                    Order::Less => see(entry.key().as_bytes(), *entry.value())?,
+                    Order::Equal => {}
+                    Order::Greater => break,
+                }
+                later.next();
+            }
+            see(&name, *at)?;
+        }
+        later.try_for_each(|entry| see(entry.key().as_bytes(), *entry.value()))
     }
 
     /// Versions of all names.
@@ -270,7 +275,7 @@ impl Memtable {
             if !self.is_walked.load(Relaxed) {
                 self.is_walked.store(true, Relaxed);
             }
-            self.complete();
+            self.put_in_order();
         }
         MemtableCursor::new(Arc::clone(self), limit)
     }
