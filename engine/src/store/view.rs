@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use strandline_wal::bug::planted;
 use strandline_wal::log::{Segment, SegmentBytes};
 use strandline_wal::{Error, Hlc, Position, Result, ShardId};
@@ -64,7 +64,8 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
 /// A memtable and the segments that its values stand in.
 pub(crate) struct MemLevel {
     pub index: Arc<Memtable>,
-    segments: RwLock<BTreeMap<(ShardId, u64), Arc<Segment>>>,
+    /// By shard and first sequence, ascending. A look at them takes no lock.
+    segments: ArcSwap<Vec<((ShardId, u64), Arc<Segment>)>>,
     /// Address of the segment that was pinned last: most batches go where the one before went.
     last: AtomicUsize,
     /// Bytes of log that it covers.
@@ -78,7 +79,7 @@ impl MemLevel {
     pub fn new(shape: Shape) -> MemLevel {
         MemLevel {
             index: Arc::new(Memtable::new(shape)),
-            segments: RwLock::default(),
+            segments: ArcSwap::default(),
             last: AtomicUsize::new(0),
             log_len: AtomicU64::new(0),
             version_min: AtomicU64::new(Hlc::MAX.0),
@@ -92,12 +93,17 @@ impl MemLevel {
         if version.0 < self.version_min.load(Ordering::Relaxed) {
             self.version_min.store(version.0, Ordering::Relaxed);
         }
-        // The last one is in the map and lives, so no other segment has its address.
+        // The last one is in the list and lives, so no other segment has its address.
         let address = Arc::as_ptr(segment).addr();
         if self.last.load(Ordering::Acquire) != address {
             let place = (segment.header().log.shard, segment.first_seq());
-            let mut segments = self.segments.write();
-            segments.insert(place, Arc::clone(segment));
+            let mut segments = Vec::clone(&self.segments.load());
+            let pinned = (place, Arc::clone(segment));
+            match segments.binary_search_by_key(&place, |(place, _)| *place) {
+                Ok(at) => segments[at] = pinned,
+                Err(at) => segments.insert(at, pinned),
+            }
+            self.segments.store(Arc::new(segments));
             self.last.store(address, Ordering::Release);
         }
     }
@@ -111,41 +117,37 @@ impl MemLevel {
         Hlc(self.version_min.load(Ordering::Relaxed))
     }
 
-    fn segment(&self, place: &LogPlace) -> Option<Arc<Segment>> {
-        self.segments
-            .read()
-            .get(&(place.shard, place.first_seq))
-            .cloned()
+    /// Looks at the segment of a place that this memtable points to.
+    fn with_segment<R>(&self, place: &LogPlace, look: impl FnOnce(&Segment) -> R) -> Option<R> {
+        let segments = self.segments.load();
+        let wanted = (place.shard, place.first_seq);
+        let at = segments.binary_search_by_key(&wanted, |(place, _)| *place);
+        at.ok().map(|at| look(&segments[at].1))
     }
 
     /// The bytes at a place that this memtable points to.
     pub fn read(&self, place: &LogPlace) -> Result<Option<SegmentBytes>> {
-        match self.segment(place) {
-            None => Ok(None),
-            Some(segment) => segment
-                .read(place.offset.into(), place.len as usize)
-                .map(Some),
-        }
+        let (at, len) = (place.offset.into(), place.len as usize);
+        self.with_segment(place, |segment| segment.read(at, len))
+            .transpose()
     }
 
     /// All of the segment that a place of this memtable is in, where that takes no copy.
     fn whole(&self, place: &LogPlace) -> Option<SegmentBytes> {
-        self.segment(place)?.whole()
+        self.with_segment(place, Segment::whole)?
     }
 
     /// The CRC-32 of the bytes at a place that this memtable points to.
     pub fn crc_of(&self, place: &LogPlace) -> Result<Option<u32>> {
-        let hashed = |segment: Arc<Segment>| {
-            let (_, crc) = segment.read_hashed(place.offset.into(), place.len as usize)?;
-            Ok(crc)
-        };
-        self.segment(place).map(hashed).transpose()
+        let (at, len) = (place.offset.into(), place.len as usize);
+        let hashed = |segment: &Segment| segment.read_hashed(at, len).map(|(_, crc)| crc);
+        self.with_segment(place, hashed).transpose()
     }
 
     /// Bytes of each pinned segment that hold data so far.
     pub fn segment_lens(&self) -> HashMap<(ShardId, u64), u64> {
-        self.segments
-            .read()
+        let segments = self.segments.load();
+        segments
             .iter()
             .map(|(place, s)| (*place, s.data_len()))
             .collect()

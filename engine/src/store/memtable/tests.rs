@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use proptest::prelude::*;
 use strandline_wal::ShardId;
@@ -369,4 +371,47 @@ fn many_versions_of_one_name_are_walked_in_both_directions() {
         cursor.prev();
     }
     assert_eq!(cursor.key().name, b"behind");
+}
+
+/// What was inserted is found from then on, and stands once, however often the table grows meanwhile.
+#[test]
+fn names_are_found_while_their_table_grows() {
+    const COUNT: u32 = 20_000;
+    let memtable = Arc::new(Memtable::default());
+    let inserted = [const { AtomicU32::new(0) }; 2];
+    let version = |n: u32, writer: u32| Hlc(u64::from(n * 2 + writer + 1));
+    std::thread::scope(|scope| {
+        for writer in 0..2 {
+            let (memtable, inserted) = (&memtable, &inserted);
+            scope.spawn(move || {
+                // Each inserts every name, so that they meet at some of them.
+                for n in 0..COUNT {
+                    let name = n.to_be_bytes();
+                    memtable.insert(&name, version(n, writer), entry(EntryKind::Value, n));
+                    inserted[writer as usize].store(n + 1, Release);
+                }
+            });
+        }
+        let (memtable, inserted) = (&memtable, &inserted);
+        scope.spawn(move || {
+            let mut random = 1u32;
+            loop {
+                let known = [0, 1].map(|writer: usize| inserted[writer].load(Acquire));
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                for writer in 0..2 {
+                    let Some(n) = random.checked_rem(known[writer as usize]) else {
+                        continue;
+                    };
+                    let at = version(n, writer);
+                    let found = memtable.get(&n.to_be_bytes(), at).unwrap();
+                    assert_eq!(found.version, at);
+                }
+                if known == [COUNT; 2] {
+                    return;
+                }
+            }
+        });
+    });
+    assert_eq!(memtable.name_count(), COUNT as usize);
+    assert_eq!(memtable.entry_count(), 2 * COUNT as usize);
 }
