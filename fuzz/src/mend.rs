@@ -145,14 +145,15 @@ fn chunks(bytes: &mut [u8], section: std::ops::Range<usize>, identity: &[u8; 24]
     let Some(starts) = bytes.get(section) else {
         return;
     };
+    // Per chunk its place in 7 bytes and its versions in 9, then where the last one ends.
     let starts: Vec<usize> = starts
-        .chunks_exact(4)
-        .filter_map(|word| u32_at(word, 0))
-        .map(|word| word as usize * 8)
+        .chunks(16)
+        .filter_map(|row| usize_at(row, 0))
+        .map(|start| start & (usize::MAX >> 8))
         .take(PART_COUNT_MAX)
         .collect();
     for pair in starts.windows(2) {
-        let Some(chunk) = bytes.get_mut(pair[0]..pair[1]).filter(|c| c.len() >= 32) else {
+        let Some(chunk) = bytes.get_mut(pair[0]..pair[1]).filter(|c| c.len() >= 48) else {
             continue;
         };
         put(chunk, 16, &identity[..8]);

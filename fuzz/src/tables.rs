@@ -35,11 +35,13 @@ pub fn chunk(input: &[u8]) {
         return;
     };
     let mut chunk = chunk.to_vec();
-    chunk.resize(chunk.len().next_multiple_of(8).max(48), 0);
+    chunk.resize(chunk.len().max(60), 0);
     let mut sections = sections_of(samples::table());
-    let end = (HEADER_LEN + chunk.len()) as u32 / 8;
-    let start = HEADER_LEN as u32 / 8;
-    sections[0].1 = [start.to_le_bytes(), end.to_le_bytes()].concat();
+    let end = (HEADER_LEN + chunk.len()) as u64;
+    let mut row = (HEADER_LEN as u64).to_le_bytes();
+    // The length of the versions, and the oldest.
+    row[7] = chunk[40];
+    sections[0].1 = [&row, &chunk[32..40], &end.to_le_bytes()].concat();
     open(*control, &assemble(&chunk, &sections));
 }
 
@@ -132,10 +134,10 @@ fn open(control: u8, bytes: &[u8]) {
             version: *version,
         });
         if cursor.is_valid() && forward {
-            assert_eq!(
-                (cursor.key().name, cursor.key().version),
-                (&name[..], *version)
-            );
+            // A point index that lies may lead to an older version.
+            let key = cursor.key();
+            assert_eq!(key.name, &name[..]);
+            assert!(key.version == *version || key.version < *version && !is_intact);
         }
     }
     if is_intact {
@@ -149,8 +151,8 @@ fn open(control: u8, bytes: &[u8]) {
 /// The bytes between header and sections.
 fn chunks_of(table: &[u8]) -> &[u8] {
     let (_, starts) = &sections_of(table)[0];
-    let end = starts.last_chunk().map(|c| u32::from_le_bytes(*c));
-    &table[HEADER_LEN..end.expect("a table has a chunk") as usize * 8]
+    let end = starts.last_chunk().map(|c| u64::from_le_bytes(*c));
+    &table[HEADER_LEN..end.expect("a table has a chunk") as usize]
 }
 
 fn directory_at(table: &[u8]) -> usize {

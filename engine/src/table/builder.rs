@@ -8,7 +8,7 @@ use strandline_wal::unless;
 use strandline_wal::{Error, Hlc, IoContext, Result};
 
 use super::chunk::{CHUNK_LEN_TARGET, CHUNK_LEN_TARGET_MAX, CHUNK_LEN_TARGET_MIN, ChunkBuilder};
-use super::chunks::Chunks;
+use super::chunks::{Chunks, Start};
 use super::directory::{self, Directory, Section};
 use super::entry::{Entry, EntryKind, InternalKey, NAME_LEN_MAX, VALUE_LEN_MAX};
 use super::fences::{FencesBuilder, STRIDE_LEN};
@@ -18,15 +18,15 @@ use super::meta::TableMeta;
 use super::point_index::{PointIndexBuilder, hash_of};
 use super::pointer::ValuePointer;
 use super::properties::Properties;
-use super::record::ALIGN_LEN;
+use super::record::Record;
 
 /// How a table is written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TableOptions {
-    /// Bytes up to which a chunk is filled. 128 bytes to 256 KiB; 32 KiB by default. A cold lookup
+    /// Bytes up to which a chunk is filled. 128 bytes to 64 KiB; 32 KiB by default. A cold lookup
     /// reads and checks one chunk.
     pub chunk_len_target: usize,
-    /// Whether to write the point index, about 8 bytes per name. On by default.
+    /// Whether to write the point index, 5 to 7 bytes per name. On by default.
     pub point_index: bool,
 }
 
@@ -49,8 +49,8 @@ pub struct TableBuilder {
     identity: Identity,
     options: TableOptions,
     chunk: ChunkBuilder,
-    /// Places of the closed chunks, over 8.
-    chunk_starts: Vec<u32>,
+    /// The closed chunks.
+    chunk_starts: Vec<Start>,
     fences: FencesBuilder,
     /// Bytes of records since the last fence.
     stride_len: usize,
@@ -127,7 +127,6 @@ impl TableBuilder {
         if is_full && self.chunk.record_count() > 0 {
             self.close_chunk()?;
         }
-        let at = self.output.at();
         if self.chunk.record_count() == 0 || self.stride_len >= STRIDE_LEN {
             let names_len = self.fences.names_len() as u64 + entry.name.len() as u64;
             limit("length of the fences", u64::from(u32::MAX), names_len)?;
@@ -143,12 +142,10 @@ impl TableBuilder {
             );
             self.stride_len = 0;
         }
-        let start = self.chunk.push(&entry);
-        let place = place_of(at + start as u64)?;
-        self.stride_len += super::record::Record::len_of(&entry);
-        if is_new_name && let Some(index) = &mut self.point_index {
-            index.push(hash_of(entry.name), place);
-        }
+        let is_hashed = is_new_name && self.point_index.is_some();
+        self.chunk
+            .push(&entry, is_hashed.then(|| hash_of(entry.name)));
+        self.stride_len += Record::len_of(&entry) + usize::from(self.chunk.versions().len);
         self.count(&entry, is_new_name);
         Ok(())
     }
@@ -173,12 +170,12 @@ impl TableBuilder {
     pub fn finish(mut self) -> Result<TableMeta> {
         assert!(!self.is_empty(), "a table without entries");
         self.close_chunk()?;
-        self.chunk_starts.push(place_of(self.output.at())?);
+        let data_end = self.output.at();
         self.properties.name_max = std::mem::take(&mut self.name);
         let mut directory = Directory {
             sections: Vec::new(),
         };
-        let chunks = Chunks::encode(&self.chunk_starts);
+        let chunks = Chunks::encode(&self.chunk_starts, data_end);
         self.output
             .section(directory::CHUNKS, &chunks, &mut directory)?;
         self.output
@@ -187,8 +184,11 @@ impl TableBuilder {
         self.output
             .section(directory::PROPERTIES, &properties, &mut directory)?;
         if let Some(index) = self.point_index.take() {
-            self.output
-                .section(directory::POINT_INDEX, &index.encode(), &mut directory)?;
+            self.output.section(
+                directory::POINT_INDEX,
+                &index.encode(data_end),
+                &mut directory,
+            )?;
         }
         let (len, digest) = self.output.finish(&directory, self.identity)?;
         Ok(TableMeta::of(self.identity, len, digest, self.properties))
@@ -210,8 +210,14 @@ impl TableBuilder {
 
     fn close_chunk(&mut self) -> Result<()> {
         let at = self.output.at();
-        self.chunk_starts.push(place_of(at)?);
-        self.output.write(self.chunk.seal(&self.identity, at))?;
+        self.chunk_starts.push((at, self.chunk.versions()));
+        let index = &mut self.point_index;
+        let bytes = self.chunk.seal(&self.identity, at, |hash, start| {
+            if let Some(index) = index {
+                index.push(hash, at + start as u64);
+            }
+        });
+        self.output.write(bytes)?;
         self.chunk.clear();
         Ok(())
     }
@@ -332,12 +338,6 @@ impl Output {
     }
 }
 
-fn place_of(at: u64) -> Result<u32> {
-    let limit_len = u64::from(u32::MAX) * ALIGN_LEN as u64;
-    limit("length of a table's records", limit_len, at)?;
-    Ok((at / ALIGN_LEN as u64) as u32)
-}
-
 fn limit(what: &'static str, limit: u64, found: u64) -> Result<()> {
     if found > limit {
         Err(Error::TooLarge { what, limit, found })
@@ -348,35 +348,3 @@ fn limit(what: &'static str, limit: u64, found: u64) -> Result<()> {
 
 /// Bytes that are written to the file at once.
 const BUFFER_LEN: usize = 256 << 10;
-
-#[cfg(test)]
-mod tests {
-    use strandline_wal::io::sim::SimDisk;
-
-    use super::super::entry::EntryKind;
-    use super::*;
-
-    /// A place is 32 bits of 8 bytes each.
-    #[test]
-    fn records_behind_the_last_place_are_refused() {
-        let identity = Identity {
-            number: 7,
-            lineage: [1; 16],
-        };
-        let disk = Arc::new(SimDisk::new(1));
-        let mut table =
-            TableBuilder::create(disk, Path::new("t"), identity, TableOptions::default()).unwrap();
-        // As if that much had been written.
-        let last = u64::from(u32::MAX) * ALIGN_LEN as u64;
-        table.output.written_len = last - table.output.buffer.len() as u64;
-        let entry = Entry {
-            name: b"a",
-            version: Hlc(1),
-            kind: EntryKind::Value,
-            value: b"",
-        };
-        let error = table.add(entry).unwrap_err();
-        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
-        assert!(error.to_string().contains("table's records"), "{error}");
-    }
-}

@@ -3,189 +3,271 @@
 //! | Offset | Size | Field        | Meaning                                                    |
 //! |-------:|-----:|--------------|------------------------------------------------------------|
 //! |      0 |    4 | crc          | CRC-32 of the lineage, then of the chunk from byte 4 on.   |
-//! |      4 |    4 | records_len  | Bytes of the records, a multiple of 8.                     |
+//! |      4 |    4 | records_len  | Bytes of the records.                                      |
 //! |      8 |    4 | record_count | Never 0.                                                   |
-//! |     12 |    4 | reserved     | Zero. A reader rejects anything else.                      |
+//! |     12 |    4 | record_len   | Length of each record where all have one, else 0.          |
 //! |     16 |    8 | number       | Number of the table.                                       |
 //! |     24 |    8 | offset       | Where the chunk begins in the file.                        |
-//! |     32 |    n | records      | `records_len` bytes, see `record`.                         |
-//! |   32+n |    m | starts       | Per record 2 bytes: where it begins in the chunk, over 8.  |
+//! |     32 |    8 | version_min  | The oldest version.                                        |
+//! |     40 |    1 | version_len  | Bytes of a record's version: those the newest needs.       |
+//! |     41 |    7 | reserved     | Zero. A reader rejects anything else.                      |
+//! |     48 |    n | records      | `records_len` bytes, see `record`.                         |
+//! |   48+n |    m | starts       | Per record 2 bytes: where it begins in the chunk. None where `record_len` says it. |
 //!
-//! Zeros follow up to a multiple of 8. The starts make the steps backward and the binary search; a
-//! step forward needs only the record. A record that does not fit into the target length has a chunk
-//! of its own, so that every start fits into its two bytes.
+//! Eight zeros follow, so that a version is loaded at once. The starts make the steps backward and the
+//! binary search; a step forward needs only the record. A record that does not fit into the target
+//! length has a chunk of its own, so that every start fits into its two bytes.
 
 use std::cmp::Ordering;
 
+use strandline_wal::Hlc;
 use strandline_wal::bug::planted;
 
 use super::damage::Damage;
 use super::entry::{Entry, InternalKey};
 use super::header::Identity;
 use super::layout::{Field, is_zero};
-use super::record::{self, Record};
+use super::record::{self, Record, TAIL_LEN, Versions};
 
 /// Length of the fixed part. Part of the format.
-pub(super) const HEADER_LEN: usize = 32;
+pub(super) const HEADER_LEN: usize = 48;
 
 /// Length that chunks are filled up to by default.
 pub(super) const CHUNK_LEN_TARGET: usize = 32 << 10;
 
 /// The least and the largest target that can be asked for.
 pub(super) const CHUNK_LEN_TARGET_MIN: usize = 128;
-pub(super) const CHUNK_LEN_TARGET_MAX: usize = 256 << 10;
+pub(super) const CHUNK_LEN_TARGET_MAX: usize = 64 << 10;
 
 /// The longest chunk: one record of the longest kind.
-pub(super) const CHUNK_LEN_MAX: usize =
-    HEADER_LEN + record::RECORD_LEN_MAX + START_LEN.next_multiple_of(record::ALIGN_LEN);
+pub(super) const CHUNK_LEN_MAX: usize = HEADER_LEN + record::RECORD_LEN_MAX + TAIL_LEN;
 
 /// The shortest chunk: one record with an empty name and no value.
-pub(super) const CHUNK_LEN_MIN: usize = HEADER_LEN + record::HEADER_LEN + 8;
+pub(super) const CHUNK_LEN_MIN: usize = HEADER_LEN + record::RECORD_LEN_MIN + TAIL_LEN;
 
 const START_LEN: usize = 2;
 
 const CRC: Field = Field::first(4);
 const RECORDS_LEN: Field = CRC.then(4);
 const RECORD_COUNT: Field = RECORDS_LEN.then(4);
-const RESERVED: Field = RECORD_COUNT.then(4);
-const NUMBER: Field = RESERVED.then(8);
+const RECORD_LEN: Field = RECORD_COUNT.then(4);
+const NUMBER: Field = RECORD_LEN.then(8);
 const OFFSET: Field = NUMBER.then(8);
+const VERSION_MIN: Field = OFFSET.then(8);
+const VERSION_LEN: Field = VERSION_MIN.then(1);
+const RESERVED: Field = VERSION_LEN.then(7);
 
-const _: () = assert!(OFFSET.end() == HEADER_LEN);
-const _: () = assert!(HEADER_LEN.is_multiple_of(record::ALIGN_LEN));
-const _: () = assert!(CHUNK_LEN_TARGET_MAX / record::ALIGN_LEN <= u16::MAX as usize);
+const _: () = assert!(RESERVED.end() == HEADER_LEN);
+// The last start lies before the last record ends.
+const _: () = assert!(CHUNK_LEN_TARGET_MAX <= 1 << 16);
 const _: () = assert!(CHUNK_LEN_MAX <= u32::MAX as usize);
 
 /// A chunk that is being filled.
 pub(super) struct ChunkBuilder {
+    /// The records without their versions: how long these are is known at the end.
+    records: Vec<u8>,
+    rows: Vec<Row>,
+    version_min: Hlc,
+    version_max: Hlc,
+    /// The chunk as it was sealed last.
     bytes: Vec<u8>,
-    starts: Vec<u16>,
+}
+
+/// A record of a chunk that is being filled.
+struct Row {
+    version: Hlc,
+    /// Its name's, where it is the newest of that.
+    hash: Option<u64>,
+    /// Where it ends among the records.
+    end: usize,
 }
 
 impl ChunkBuilder {
     pub fn new(len: usize) -> ChunkBuilder {
-        let mut bytes = Vec::with_capacity(len);
-        bytes.resize(HEADER_LEN, 0);
         ChunkBuilder {
-            bytes,
-            starts: Vec::new(),
+            records: Vec::with_capacity(len),
+            rows: Vec::new(),
+            version_min: Hlc::MAX,
+            version_max: Hlc(0),
+            bytes: Vec::with_capacity(len),
         }
     }
 
     /// Records in it.
     pub fn record_count(&self) -> usize {
-        self.starts.len()
+        self.rows.len()
     }
 
-    /// Its length, the starts left out.
+    /// Its length so far, starts and versions left out.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        HEADER_LEN + self.records.len()
     }
 
-    /// How long the chunk would be with this entry in it.
+    /// How long the chunk would be with this entry in it, at most.
     pub fn len_with(&self, entry: &Entry<'_>) -> usize {
-        let starts_len = (self.starts.len() + 1) * START_LEN;
-        (self.bytes.len() + Record::len_of(entry) + starts_len).next_multiple_of(record::ALIGN_LEN)
+        let (min, max) = (self.version_min, self.version_max);
+        let versions = Versions::between(min.min(entry.version), max.max(entry.version));
+        let per_record = usize::from(versions.len) + START_LEN;
+        self.len() + Record::len_of(entry) + (self.rows.len() + 1) * per_record + TAIL_LEN
     }
 
-    /// Appends an entry; tells where its record begins in the chunk.
-    pub fn push(&mut self, entry: &Entry<'_>) -> usize {
-        let at = self.bytes.len();
-        let start = u16::try_from(at / record::ALIGN_LEN).expect("a full chunk was not closed");
-        self.starts.push(start);
-        Record::encode(entry, &mut self.bytes);
-        at
+    /// Appends an entry. `hash` is that of a name whose newest version it is.
+    pub fn push(&mut self, entry: &Entry<'_>, hash: Option<u64>) {
+        Record::encode(entry, &mut self.records);
+        self.version_min = self.version_min.min(entry.version);
+        self.version_max = self.version_max.max(entry.version);
+        self.rows.push(Row {
+            version: entry.version,
+            hash,
+            end: self.records.len(),
+        });
     }
 
-    /// Completes the chunk for its place in the file.
-    pub fn seal(&mut self, identity: &Identity, at: u64) -> &[u8] {
-        let records_len = (self.bytes.len() - HEADER_LEN) as u32;
-        for start in &self.starts {
-            self.bytes.extend_from_slice(&start.to_le_bytes());
+    /// How the versions of its records are written.
+    pub fn versions(&self) -> Versions {
+        Versions::between(self.version_min, self.version_max)
+    }
+
+    /// Completes the chunk for its place in the file. Tells `see` where each record that has a hash
+    /// begins in it.
+    pub fn seal(&mut self, identity: &Identity, at: u64, mut see: impl FnMut(u64, usize)) -> &[u8] {
+        let versions = self.versions();
+        let bytes = &mut self.bytes;
+        bytes.clear();
+        bytes.resize(HEADER_LEN, 0);
+        let mut from = 0;
+        let mut starts = Vec::with_capacity(self.rows.len());
+        for row in &self.rows {
+            let start = bytes.len();
+            starts.push(start);
+            if let Some(hash) = row.hash {
+                see(hash, start);
+            }
+            Record::complete(&self.records[from..row.end], row.version, &versions, bytes);
+            from = row.end;
         }
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(record::ALIGN_LEN), 0);
-        let header: &mut [u8; HEADER_LEN] = self
-            .bytes
-            .first_chunk_mut()
-            .expect("the header was there from the start");
-        RECORDS_LEN.put(header, &records_len.to_le_bytes());
-        RECORD_COUNT.put(header, &(self.starts.len() as u32).to_le_bytes());
+        let records_len = bytes.len() - HEADER_LEN;
+        let mut record_len = records_len / starts.len();
+        let is_even = |(n, start): (usize, &usize)| *start == HEADER_LEN + n * record_len;
+        let are_even = starts.iter().enumerate().all(is_even);
+        if !are_even || !records_len.is_multiple_of(starts.len()) {
+            record_len = 0;
+            for start in starts {
+                let start = u16::try_from(start).expect("a full chunk was not closed");
+                bytes.extend_from_slice(&start.to_le_bytes());
+            }
+        }
+        bytes.extend_from_slice(&[0; TAIL_LEN]);
+        let header: &mut [u8; HEADER_LEN] = bytes.first_chunk_mut().expect("it was made above");
+        RECORDS_LEN.put(header, &(records_len as u32).to_le_bytes());
+        RECORD_COUNT.put(header, &(self.rows.len() as u32).to_le_bytes());
+        RECORD_LEN.put(header, &(record_len as u32).to_le_bytes());
         NUMBER.put(header, &identity.number.to_le_bytes());
         OFFSET.put(header, &at.to_le_bytes());
-        let crc = crc_of(identity, &self.bytes[CRC.end()..]);
-        self.bytes[..CRC.end()].copy_from_slice(&crc.to_le_bytes());
-        &self.bytes
+        VERSION_MIN.put(header, &versions.min.0.to_le_bytes());
+        VERSION_LEN.put(header, &[versions.len]);
+        let crc = crc_of(identity, &bytes[CRC.end()..]);
+        bytes[..CRC.end()].copy_from_slice(&crc.to_le_bytes());
+        bytes
     }
 
     /// Begins the next chunk.
     pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.bytes.resize(HEADER_LEN, 0);
-        self.starts.clear();
+        self.records.clear();
+        self.rows.clear();
+        (self.version_min, self.version_max) = (Hlc::MAX, Hlc(0));
     }
 }
 
-/// The shape of a chunk: where its records end and how many there are.
+/// The shape of a chunk: where its records end, how many there are, and how their versions are written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Shape {
+    pub versions: Versions,
     pub record_count: u32,
-    /// Where the records end and the starts begin.
-    pub records_end: usize,
+    records_end: u32,
+    /// Length of each record where all have one, else 0.
+    record_len: u32,
 }
 
 impl Shape {
     /// Reads the shape of a chunk, trusting none of its bytes.
     pub fn decode(chunk: &[u8]) -> Result<Shape, Damage> {
         let Some(header) = chunk.first_chunk::<HEADER_LEN>() else {
-            return Err(Damage::new(0, "header of a chunk", "32 bytes", chunk.len()));
+            return Err(Damage::new(0, "header of a chunk", "48 bytes", chunk.len()));
         };
-        let record_count = RECORD_COUNT.u32(header);
-        let records_end = HEADER_LEN + RECORDS_LEN.u32(header) as usize;
-        let end = records_end + record_count as usize * START_LEN;
-        let len = end.next_multiple_of(record::ALIGN_LEN);
-        if len != chunk.len() || record_count == 0 {
+        let (min, len) = (Hlc(VERSION_MIN.u64(header)), VERSION_LEN.u8(header));
+        let Some(versions) = Versions::of(min, len) else {
+            let at = VERSION_LEN.at as u64;
+            return Err(Damage::new(at, "length of versions", "1 to 8", len));
+        };
+        let records_len = RECORDS_LEN.u32(header);
+        let shape = Shape {
+            versions,
+            record_count: RECORD_COUNT.u32(header),
+            records_end: records_len.saturating_add(HEADER_LEN as u32),
+            record_len: RECORD_LEN.u32(header),
+        };
+        let len = shape.starts_end() + TAIL_LEN;
+        if len != chunk.len() || shape.record_count == 0 {
             return Err(Damage::new(4, "length of a chunk", chunk.len(), len));
         }
-        Ok(Shape {
-            record_count,
-            records_end,
-        })
+        let sum = u64::from(shape.record_len) * u64::from(shape.record_count);
+        if shape.record_len != 0 && sum != u64::from(records_len) {
+            let at = RECORD_LEN.at as u64;
+            return Err(Damage::new(at, "length of the records", records_len, sum));
+        }
+        Ok(shape)
+    }
+
+    /// Where the records end and the starts begin.
+    #[inline]
+    pub fn records_end(&self) -> usize {
+        self.records_end as usize
+    }
+
+    /// Where the starts end.
+    fn starts_end(&self) -> usize {
+        let start_len = if self.record_len == 0 { START_LEN } else { 0 };
+        self.records_end() + self.record_count as usize * start_len
     }
 
     /// The record of that ordinal, or damage where there is none.
+    #[inline]
     pub fn record(&self, chunk: &[u8], ordinal: u32) -> Result<Record, Damage> {
         self.record_at(chunk, self.start(chunk, ordinal)?)
     }
 
     /// The record that begins there.
+    #[inline]
     pub fn record_at(&self, chunk: &[u8], at: usize) -> Result<Record, Damage> {
-        Record::decode(chunk.get(..self.records_end).unwrap_or_default(), at)
+        Record::decode(chunk, at, &self.versions)
     }
 
+    #[inline]
     fn start(&self, chunk: &[u8], ordinal: u32) -> Result<usize, Damage> {
-        let at = self.records_end + ordinal as usize * START_LEN;
-        match chunk
-            .get(at..)
-            .and_then(|rest| rest.first_chunk::<START_LEN>())
-        {
-            Some(start) if ordinal < self.record_count => {
-                Ok(usize::from(u16::from_le_bytes(*start)) * record::ALIGN_LEN)
-            }
-            _ => Err(Damage::new(
-                8,
-                "number of records",
-                self.record_count,
-                ordinal,
-            )),
+        if ordinal >= self.record_count {
+            return Err(self.missing(ordinal));
         }
+        if self.record_len != 0 {
+            return Ok(HEADER_LEN + ordinal as usize * self.record_len as usize);
+        }
+        let start = chunk.get(self.records_end() + ordinal as usize * START_LEN..);
+        let start = start.and_then(|rest| rest.first_chunk::<START_LEN>());
+        start
+            .map(|start| usize::from(u16::from_le_bytes(*start)))
+            .ok_or_else(|| self.missing(ordinal))
+    }
+
+    #[cold]
+    fn missing(&self, ordinal: u32) -> Damage {
+        Damage::new(8, "number of records", self.record_count, ordinal)
     }
 
     /// The ordinal of the record that begins there.
     pub fn ordinal_of(&self, chunk: &[u8], at: usize) -> Result<u32, Damage> {
         let (mut low, mut high) = (0, self.record_count);
         // Where it is if all are equally long.
-        let records_len = (self.records_end - HEADER_LEN).max(1) as u64;
+        let records_len = (self.records_end() - HEADER_LEN).max(1) as u64;
         let before = at.saturating_sub(HEADER_LEN) as u64;
         let mut middle = (before * u64::from(high) / records_len) as u32;
         while low < high {
@@ -223,15 +305,12 @@ impl Shape {
 /// Checks everything about the chunk that should stand at `at`: checksum, place, every record and
 /// every start, padding, and the order. Offsets in the answer count from the start of the file.
 pub(super) fn check(chunk: &[u8], at: u64, identity: &Identity) -> Result<Shape, Damage> {
-    checked(chunk, at, identity).map_err(|damage| Damage {
-        at: at + damage.at,
-        ..damage
-    })
+    checked(chunk, at, identity).map_err(|damage| damage.behind(at))
 }
 
 fn checked(chunk: &[u8], at: u64, identity: &Identity) -> Result<Shape, Damage> {
     let Some(header) = chunk.first_chunk::<HEADER_LEN>() else {
-        return Err(Damage::new(0, "header of a chunk", "32 bytes", chunk.len()));
+        return Err(Damage::new(0, "header of a chunk", "48 bytes", chunk.len()));
     };
     // The place is compared first, so that a chunk that strayed is called that.
     let place = (NUMBER.u64(header), OFFSET.u64(header));
@@ -265,7 +344,7 @@ fn checked(chunk: &[u8], at: u64, identity: &Identity) -> Result<Shape, Damage> 
     }
     let shape = Shape::decode(chunk)?;
     check_records(chunk, &shape)?;
-    let end = shape.records_end + shape.record_count as usize * START_LEN;
+    let end = shape.starts_end();
     if !chunk.get(end..).is_some_and(is_zero) {
         return Err(Damage::new(
             end as u64,
@@ -277,17 +356,19 @@ fn checked(chunk: &[u8], at: u64, identity: &Identity) -> Result<Shape, Damage> 
     Ok(shape)
 }
 
-/// The records tile their part of the chunk, the starts name them, and they ascend.
+/// The records tile their part of the chunk, the starts name them, they ascend, and the versions are between
+/// those that the header has.
 fn check_records(chunk: &[u8], shape: &Shape) -> Result<(), Damage> {
     let mut at = HEADER_LEN;
     let mut before: Option<Record> = None;
+    let (mut version_min, mut version_max) = (Hlc::MAX, Hlc(0));
     for ordinal in 0..shape.record_count {
         let start = shape.start(chunk, ordinal)?;
         if start != at {
             return Err(Damage::new(at as u64, "start of a record", at, start));
         }
         let record = shape.record_at(chunk, at)?;
-        record.check(chunk)?;
+        record.check(chunk, &shape.versions)?;
         if before.is_some_and(|before| before.key(chunk) >= record.key(chunk)) {
             return Err(Damage::new(
                 at as u64,
@@ -296,16 +377,25 @@ fn check_records(chunk: &[u8], shape: &Shape) -> Result<(), Damage> {
                 "not so",
             ));
         }
+        version_min = version_min.min(record.version);
+        version_max = version_max.max(record.version);
         at = record.end();
         before = Some(record);
     }
-    if at != shape.records_end {
+    if at != shape.records_end() {
         return Err(Damage::new(
             at as u64,
             "end of the records",
-            shape.records_end,
+            shape.records_end(),
             at,
         ));
+    }
+    let versions = Versions::between(version_min, version_max);
+    if versions != shape.versions {
+        let text = |versions: Versions| format!("{} bytes above {}", versions.len, versions.min.0);
+        let (expected, found) = (text(versions), text(shape.versions));
+        let at = VERSION_MIN.at as u64;
+        return Err(Damage::new(at, "versions of a chunk", expected, found));
     }
     Ok(())
 }
@@ -332,14 +422,15 @@ mod tests {
         let mut builder = ChunkBuilder::new(1024);
         for name in names {
             let kind = EntryKind::Value;
-            builder.push(&Entry {
+            let entry = Entry {
                 name: name.as_bytes(),
-                version: Hlc(1),
+                version: Hlc(name.len() as u64),
                 kind,
                 value: b"v",
-            });
+            };
+            builder.push(&entry, None);
         }
-        builder.seal(&IDENTITY, 64).to_vec()
+        builder.seal(&IDENTITY, 64, |_, _| {}).to_vec()
     }
 
     /// The bytes with a checksum as if they had been written so.
@@ -358,9 +449,12 @@ mod tests {
                 ("crc", CRC),
                 ("records_len", RECORDS_LEN),
                 ("record_count", RECORD_COUNT),
-                ("reserved", RESERVED),
+                ("record_len", RECORD_LEN),
                 ("number", NUMBER),
                 ("offset", OFFSET),
+                ("version_min", VERSION_MIN),
+                ("version_len", VERSION_LEN),
+                ("reserved", RESERVED),
             ],
         );
     }
@@ -417,9 +511,43 @@ mod tests {
     fn a_chunk_without_a_header_or_a_record_has_no_shape() {
         let damage = Shape::decode(&[0; HEADER_LEN - 1]).unwrap_err();
         assert_eq!((damage.at, damage.what), (0, "header of a chunk"));
-        assert_eq!(damage.found, "31");
-        let damage = Shape::decode(&[0; HEADER_LEN]).unwrap_err();
+        assert_eq!(damage.found, "47");
+        let mut bytes = [0; HEADER_LEN + TAIL_LEN];
+        let damage = Shape::decode(&bytes).unwrap_err();
+        assert_eq!((damage.at, damage.what), (40, "length of versions"));
+        bytes[VERSION_LEN.at] = 1;
+        let damage = Shape::decode(&bytes).unwrap_err();
         assert_eq!((damage.at, damage.what), (4, "length of a chunk"));
+    }
+
+    /// Equal lengths need no starts, and the checks hold for both forms.
+    #[test]
+    fn a_header_that_does_not_fit_its_records_is_refused_under_a_good_checksum() {
+        for (names, starts_len) in [(["a", "b", "c"], 0), (["a", "bb", "c"], 6)] {
+            let good = chunk(&names);
+            let shape = check(&good, 64, &IDENTITY).unwrap();
+            assert_eq!(shape.starts_end() - shape.records_end(), starts_len);
+            for ordinal in 0..3 {
+                let record = shape.record(&good, ordinal).unwrap();
+                assert_eq!(record.name(&good), names[ordinal as usize].as_bytes());
+            }
+            let refused = |field: Field, byte: u8| {
+                let mut bad = good.clone();
+                bad[field.at] = byte;
+                let damage = check(&resealed(bad), 64, &IDENTITY).unwrap_err();
+                (damage.at - 64, damage.what)
+            };
+            let lens = [(4, "length of a chunk"), (12, "length of the records")];
+            assert!(lens.contains(&refused(RECORD_LEN, 5)));
+            assert_eq!(refused(VERSION_LEN, 0), (40, "length of versions"));
+            assert_eq!(refused(VERSION_LEN, 9), (40, "length of versions"));
+            assert_eq!(refused(RESERVED, 1), (41, "reserved bytes of a chunk"));
+        }
+        // Records of six bytes, of which the fourth is the version: none is the oldest any more.
+        let mut bad = chunk(&["a", "b", "c"]);
+        (bad[51], bad[57], bad[63]) = (1, 1, 1);
+        let damage = check(&resealed(bad), 64, &IDENTITY).unwrap_err();
+        assert_eq!((damage.at, damage.what), (64 + 32, "versions of a chunk"));
     }
 
     #[test]

@@ -1,13 +1,19 @@
 //! What is wrong with the bytes of a table, and where.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::Path;
 
 use strandline_wal::Error;
 
-/// One place of a file that is not what was written.
+/// One place of a file that is not what was written. No longer than a pointer: results with it are
+/// returned for every record.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Damage {
+pub struct Damage(Box<Parts>);
+
+/// What a [`Damage`] says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Parts {
     /// Byte offset in the file.
     pub at: u64,
     /// The part that is wrong.
@@ -20,20 +26,29 @@ pub struct Damage {
     pub is_unsupported: bool,
 }
 
+impl Deref for Damage {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
 impl Damage {
+    #[cold]
     pub(super) fn new(
         at: u64,
         what: &'static str,
         expected: impl fmt::Display,
         found: impl fmt::Display,
     ) -> Damage {
-        Damage {
+        Damage(Box::new(Parts {
             at,
             what,
             expected: expected.to_string(),
             found: found.to_string(),
             is_unsupported: false,
-        }
+        }))
     }
 
     /// Something intact that only another version reads.
@@ -43,10 +58,15 @@ impl Damage {
         expected: impl fmt::Display,
         found: impl fmt::Display,
     ) -> Damage {
-        Damage {
-            is_unsupported: true,
-            ..Damage::new(at, what, expected, found)
-        }
+        let mut damage = Damage::new(at, what, expected, found);
+        damage.0.is_unsupported = true;
+        damage
+    }
+
+    /// The same where the part that was looked at begins at `start`.
+    pub(super) fn behind(mut self, start: u64) -> Damage {
+        self.0.at += start;
+        self
     }
 
     /// The error that names the file as well.
@@ -65,21 +85,21 @@ impl Damage {
             path: path.to_owned(),
             at: self.at,
             what: self.what,
-            expected: self.expected,
-            found: self.found,
+            expected: self.0.expected,
+            found: self.0.found,
         }
     }
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Damage {
+        let Parts {
             at,
             what,
             expected,
             found,
             ..
-        } = self;
+        } = &**self;
         write!(f, "byte {at}: {what}: expected {expected}, found {found}")
     }
 }

@@ -72,13 +72,15 @@ pub(super) fn open(
 
     let mut warnings = Vec::new();
     let point_index = match directory.find(directory::POINT_INDEX) {
-        Some(section) if options.point_index => match bytes.point_index(section)? {
-            Ok(index) => Some(index),
-            Err(damage) => {
-                warnings.push(damage);
-                None
+        Some(section) if options.point_index => {
+            match bytes.point_index(section, chunks.data_end())? {
+                Ok(index) => Some(index),
+                Err(damage) => {
+                    warnings.push(damage);
+                    None
+                }
             }
-        },
+        }
         _ => None,
     };
     let source = match map {
@@ -274,10 +276,10 @@ impl FileBytes<'_> {
     }
 
     /// The point index, or what is wrong with it: reads go on without it.
-    fn point_index(&self, section: &Section) -> Result<Result<PointIndex, Damage>> {
+    fn point_index(&self, section: &Section, data_end: u64) -> Result<Result<PointIndex, Damage>> {
         let content = self.range(section.at..section.end())?;
         Ok(check_section(section, crc32fast::hash(&content))
-            .and_then(|()| PointIndex::decode(content, section.at)))
+            .and_then(|()| PointIndex::decode(content, section.at, data_end)))
     }
 }
 

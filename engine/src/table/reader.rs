@@ -22,7 +22,7 @@ use super::open;
 use super::point_index::{PointIndex, hash_of};
 use super::pointer::ValuePointer;
 use super::properties::KeyspaceCount;
-use super::record::{ALIGN_LEN, Record};
+use super::record::Record;
 use super::scan::TableCursor;
 use super::source::{Hold, Keep, Source};
 use super::value::{Found, FoundValue, ValueSource};
@@ -140,7 +140,7 @@ impl Table {
             }
             let bytes = self.source.bytes(&hold);
             let next = Shape::decode(bytes).and_then(|shape| {
-                let is_in_chunk = record.end() < shape.records_end;
+                let is_in_chunk = record.end() < shape.records_end();
                 is_in_chunk
                     .then(|| shape.record_at(bytes, record.end()))
                     .transpose()
@@ -173,21 +173,20 @@ impl Table {
         found.ok().flatten()
     }
 
-    /// The record that begins at `start`, over 8, where it is one of `name`.
+    /// The record that begins at `start` of the file, where it is one of `name`.
     ///
     /// It is read without the chunk's header: where the index leads, a record of a checked chunk
     /// begins, and another line of memory would be fetched for nothing.
-    fn newest_at(&self, name: &[u8], start: u32) -> Result<Option<(u32, Hold, Record)>> {
-        let Some((chunk, offset)) = self.chunks.locate(start) else {
-            let at = u64::from(start) * ALIGN_LEN as u64;
+    fn newest_at(&self, name: &[u8], start: u64) -> Result<Option<(u32, Hold, Record)>> {
+        let Some((chunk, offset, versions)) = self.chunks.locate(start) else {
             let expected = format!("below {}", self.chunks.data_end());
-            let damage = Damage::new(at, "place in the point index", expected, at);
+            let damage = Damage::new(start, "place in the point index", expected, start);
             return Err(damage.into_error(&self.path));
         };
         let hold = self.chunk(chunk, Keep::Cached)?;
         let bytes = self.source.bytes(&hold);
-        let record =
-            Record::decode(bytes, offset).map_err(|damage| self.error_in(chunk, damage))?;
+        let record = Record::decode(bytes, offset, versions)
+            .map_err(|damage| self.error_in(chunk, damage))?;
         let is_it = record.name(bytes) == name;
         Ok(is_it.then_some((chunk, hold, record)))
     }
@@ -263,6 +262,15 @@ impl Table {
     pub(super) fn check_chunk(&self, chunk: u32, bytes: &[u8]) -> Result<Shape, Damage> {
         let at = self.chunks.range(chunk).unwrap_or_default().start;
         let shape = chunk::check(bytes, at, self.identity())?;
+        if self.chunks.versions(chunk) != Some(&shape.versions) {
+            let expected = "those of its header";
+            return Err(Damage::new(
+                at,
+                "versions in the chunk section",
+                expected,
+                "others",
+            ));
+        }
         let wrong = || Damage::new(at, "fences of a chunk", "around its records", "elsewhere");
         let fences = self.fences.of_chunk(chunk);
         for index in fences.clone() {
@@ -290,11 +298,7 @@ impl Table {
     /// An error about bytes of a chunk that had passed its check: the map has changed under us.
     pub(super) fn error_in(&self, chunk: u32, damage: Damage) -> strandline_wal::Error {
         let start = self.chunks.range(chunk).unwrap_or_default().start;
-        Damage {
-            at: start + damage.at,
-            ..damage
-        }
-        .into_error(&self.path)
+        damage.behind(start).into_error(&self.path)
     }
 
     /// A cursor over all entries. What it reads is kept in the cache.

@@ -10,7 +10,6 @@ use super::cursor::{BackStep, Cursor, Step};
 use super::damage::Damage;
 use super::entry::{EntryKind, InternalKey};
 use super::reader::{Place, STEP_COUNT_MAX, Stand, Table};
-use super::record::Record;
 use super::source::{Keep, Source};
 use super::value::{Found, ValueSource};
 
@@ -284,7 +283,7 @@ impl Standing {
     #[inline]
     fn step(&mut self, source: &Source) -> Result<bool, Damage> {
         let end = self.stand.record.end();
-        if end >= self.shape.records_end {
+        if end >= self.shape.records_end() {
             return Ok(false);
         }
         let next = self.shape.record_at(source.bytes(&self.stand.hold), end)?;
@@ -296,7 +295,7 @@ impl Standing {
     /// Moves to the next record of the chunk where that is of the same name.
     fn step_in_name(&mut self, source: &Source) -> Result<InName, Damage> {
         let (bytes, record) = (source.bytes(&self.stand.hold), self.stand.record);
-        if record.end() >= self.shape.records_end {
+        if record.end() >= self.shape.records_end() {
             return Ok(InName::Elsewhere);
         }
         let next = self.shape.record_at(bytes, record.end())?;
@@ -313,7 +312,7 @@ impl Standing {
             Some(ordinal) => Ok(ordinal),
             None => {
                 let bytes = source.bytes(&self.stand.hold);
-                self.shape.ordinal_of(bytes, self.stand.record.at)
+                self.shape.ordinal_of(bytes, self.stand.record.at())
             }
         }
     }
@@ -339,21 +338,21 @@ impl Standing {
         see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Damage> {
         let bytes = source.bytes(&self.stand.hold);
-        let records = bytes.get(..self.shape.records_end).unwrap_or_default();
+        let shape = self.shape;
         let mut record = self.stand.record;
         let flow = loop {
-            let key = record.key(records);
-            let value = record.value_source(records)?;
+            let key = record.key(bytes);
+            let value = record.value_source(bytes)?;
             let flow = see(Step {
                 key,
                 value,
                 repeats,
             });
-            if flow.is_break() || record.end() >= records.len() {
+            if flow.is_break() || record.end() >= shape.records_end() {
                 break flow;
             }
-            record = Record::decode(records, record.end())?;
-            repeats = is_same(record.name(records), key.name);
+            record = shape.record_at(bytes, record.end())?;
+            repeats = is_same(record.name(bytes), key.name);
         };
         self.ordinal = None;
         self.stand.move_to(source, record)?;

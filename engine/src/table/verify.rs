@@ -17,7 +17,7 @@ use super::point_index::{PointIndex, hash_of};
 use super::pointer::ValuePointer;
 use super::properties::{COUNT_LEN, KeyspaceCount, Properties};
 use super::reader::Table;
-use super::record::{ALIGN_LEN, Record};
+use super::record::Record;
 
 /// Checks every byte of the file, and that chunks, indexes and properties agree.
 pub(super) fn verify(table: &Table, pace: &mut dyn FnMut(usize)) -> Vec<Damage> {
@@ -144,7 +144,7 @@ impl Check<'_> {
         if record.kind != EntryKind::Tombstone {
             counted.count_value(name);
         }
-        let place_at = chunk_at + record.at as u64;
+        let place_at = chunk_at + record.at() as u64;
         let is_newest_known = !std::mem::take(&mut self.is_behind_damage);
         match &self.table.point_index {
             Some(index) if is_newest_known => find_in(index, name, place_at),
@@ -262,7 +262,7 @@ impl Check<'_> {
 /// The point index leads to the newest version of a name.
 fn find_in(index: &PointIndex, name: &[u8], place_at: u64) -> Result<(), Damage> {
     let flow = index.probe(hash_of(name), |place| {
-        if u64::from(place) * ALIGN_LEN as u64 == place_at {
+        if place == place_at {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())

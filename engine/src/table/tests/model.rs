@@ -253,6 +253,35 @@ fn the_longest_name_and_value_that_are_allowed_come_back() {
     assert!(table.get(&longer, Hlc::MAX).unwrap().is_none());
 }
 
+/// Bytes of a table of 20,000 random names of 16 bytes in a keyspace, written over half a second.
+fn table_len(value_len: fn(u64) -> usize) -> usize {
+    let disk = SimDisk::new(1);
+    let mut rows: Vec<Row> = (0..20_000_u64)
+        .map(|n| {
+            let key = n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+            Row {
+                name: [&1_u32.to_be_bytes()[..], &key, &key].concat(),
+                version: (1_700_000_000_000 + n / 40) << 16 | (n % 40),
+                content: Content::Value(vec![7; value_len(n)]),
+            }
+        })
+        .collect();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    let meta = build(&disk, "t", IDENTITY, TableOptions::default(), &rows).unwrap();
+    meta.len as usize
+}
+
+#[test]
+fn a_small_entry_costs_less_than_twenty_bytes_beside_its_own() {
+    let len = table_len(|_| 100);
+    let user_len = 20_000 * (16 + 100);
+    assert!(len * 100 <= user_len * 116, "{len} bytes for {user_len}");
+    // Where each record begins takes two bytes more where they are not equally long.
+    let len = table_len(|n| 50 + n as usize % 101);
+    let user_len: usize = (0..20_000).map(|n| 16 + 50 + n % 101).sum();
+    assert!(len <= user_len + 20_000 * 20, "{len} bytes for {user_len}");
+}
+
 #[test]
 fn the_length_between_two_names_is_about_right() {
     let disk = SimDisk::new(1);
@@ -261,8 +290,8 @@ fn the_length_between_two_names_is_about_right() {
         .collect();
     build(&disk, "t", IDENTITY, TableOptions::default(), &rows).unwrap();
     let table = open(&disk, "t").unwrap();
-    // A record has 16 + 8 + 76 bytes and 4 of padding.
-    let expected = 104 * 5_000;
+    // A record has 3 + 1 + 8 + 76 bytes.
+    let expected = 88 * 5_000;
     let found = table.approximate_len(b"00002500", b"00007500");
     assert!(found.abs_diff(expected) < 12_000, "{found}");
     assert_eq!(table.approximate_len(b"00007500", b"00002500"), 0);
