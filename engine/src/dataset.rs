@@ -195,15 +195,18 @@ impl DatasetInner {
     /// What cannot be flushed is in the log.
     ///
     /// # Errors
-    /// What the store met that ends all writing.
+    /// What the store met that ended all writing, now or before.
     pub fn flush_for_open(&self) -> Result<()> {
         let store = self.store();
         let len: u64 = store.view().memtables().map(|level| level.log_len()).sum();
-        if store.role() == Role::Reader || len < FLUSH_LEN_MIN || store.check_health().is_err() {
+        if store.role() == Role::Reader {
             return Ok(());
         }
         store.refuse_writes();
-        flush_all(&store);
+        store.check_health()?;
+        if len >= FLUSH_LEN_MIN {
+            flush_all(&store);
+        }
         store.check_health()
     }
 

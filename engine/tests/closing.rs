@@ -115,3 +115,15 @@ fn a_panic_in_the_flush_of_a_close_leaves_the_rest_to_be_closed() {
     let db = options().open_with("/db", machine.env()).unwrap();
     assert_eq!(db.keyspace("map").unwrap().len().unwrap(), COUNT.into());
 }
+
+/// A close after everything ended is told so: what was acknowledged above may not be on the disk.
+#[test]
+fn a_close_of_what_was_stopped_tells_of_it() {
+    let machine = SimEnv::new(1);
+    let (db, faults) = loaded(&machine);
+    faults.add(Rule::new(Effect::EIO).on(Call::Sync));
+    let map = db.keyspace("map").unwrap();
+    assert!(map.put_with("key", "value", Durability::Disk).is_err());
+    assert!(db.close().is_err());
+    db.close().unwrap();
+}

@@ -120,6 +120,9 @@ impl Shared {
     }
 }
 
+/// Bytes of log that a name takes at least, in most memtables.
+const LOG_PER_NAME: u64 = 64;
+
 /// One dataset's state.
 pub(crate) struct Store {
     shared: Shared,
@@ -481,8 +484,9 @@ impl Store {
     fn seal_memtable(&self, commit: &mut Commit) {
         // What comes is taken to be like what came.
         let sealed = &commit.level.index;
+        let name_count_max = self.options().memtable_len_max / LOG_PER_NAME;
         let level = Arc::new(MemLevel::new(Shape {
-            name_count: sealed.name_count(),
+            name_count: sealed.name_count().min(name_count_max as usize),
             is_ordered: sealed.is_walked(),
             ..self.shared.memtable_shape()
         }));

@@ -61,11 +61,14 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
     }
 }
 
+/// A segment, by its shard and first sequence.
+type Pinned = ((ShardId, u64), Arc<Segment>);
+
 /// A memtable and the segments that its values stand in.
 pub(crate) struct MemLevel {
     pub index: Arc<Memtable>,
     /// By shard and first sequence, ascending. A look at them takes no lock.
-    segments: ArcSwap<Vec<((ShardId, u64), Arc<Segment>)>>,
+    segments: ArcSwap<Vec<Pinned>>,
     /// Address of the segment that was pinned last: most batches go where the one before went.
     last: AtomicUsize,
     /// Bytes of log that it covers.
@@ -97,13 +100,17 @@ impl MemLevel {
         let address = Arc::as_ptr(segment).addr();
         if self.last.load(Ordering::Acquire) != address {
             let place = (segment.header().log.shard, segment.first_seq());
-            let mut segments = Vec::clone(&self.segments.load());
-            let pinned = (place, Arc::clone(segment));
-            match segments.binary_search_by_key(&place, |(place, _)| *place) {
-                Ok(at) => segments[at] = pinned,
-                Err(at) => segments.insert(at, pinned),
+            let known = self.segments.load();
+            let at = known.binary_search_by_key(&place, |(place, _)| *place);
+            if !at.is_ok_and(|at| Arc::ptr_eq(&known[at].1, segment)) {
+                let mut segments = Vec::clone(&known);
+                let pinned = (place, Arc::clone(segment));
+                match at {
+                    Ok(at) => segments[at] = pinned,
+                    Err(at) => segments.insert(at, pinned),
+                }
+                self.segments.store(Arc::new(segments));
             }
-            self.segments.store(Arc::new(segments));
             self.last.store(address, Ordering::Release);
         }
     }

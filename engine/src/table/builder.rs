@@ -26,7 +26,7 @@ pub struct TableOptions {
     /// Bytes up to which a chunk is filled. 128 bytes to 64 KiB; 32 KiB by default. A cold lookup
     /// reads and checks one chunk.
     pub chunk_len_target: usize,
-    /// Whether to write the point index, 5 to 7 bytes per name. On by default.
+    /// Whether to write the point index, 5 to 8 bytes per name in a table of less than 4 GiB. On by default.
     pub point_index: bool,
 }
 

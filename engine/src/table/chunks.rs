@@ -66,7 +66,7 @@ impl Chunks {
         bytes
     }
 
-    /// Reads the section, which stands at `at`. Its checksum has been compared.
+    /// Reads the section, which stands at `at`, behind all chunks. Its checksum has been compared.
     pub fn decode(bytes: &[u8], at: u64) -> Result<Chunks, Damage> {
         let (rows, rest) = bytes.as_chunks::<ROW_LEN>();
         let end = rest.try_into().map(u64::from_le_bytes);
@@ -104,6 +104,11 @@ impl Chunks {
                 let found = format!("{start} to {end}");
                 return Err(Damage::new(at, "length of a chunk", expected, found));
             }
+        }
+        // Before anything is as large as it says.
+        if end > at {
+            let expected = format!("at most {at}");
+            return Err(Damage::new(at, "end of the chunks", expected, end));
         }
         let grid = grid_of(&starts, end);
         Ok(Chunks { starts, end, grid })
@@ -166,6 +171,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Where the section stands.
+    const AT: u64 = 1 << 50;
+
     #[test]
     fn the_byte_table_is_what_the_code_does() {
         super::super::layout::check_byte_table(
@@ -187,7 +195,7 @@ mod tests {
             .iter()
             .map(|start| (*start, versions(start)))
             .collect();
-        Chunks::decode(&Chunks::encode(&starts, *end), 0)
+        Chunks::decode(&Chunks::encode(&starts, *end), AT)
     }
 
     #[test]
@@ -203,15 +211,23 @@ mod tests {
         ] {
             assert!(decoded(bad).is_err(), "{bad:?}");
         }
+        // A file that is shorter than what it says of its chunks.
+        let far: Vec<u64> = (0..=1_000).map(|n| 64 + n * CHUNK_LEN_MAX as u64).collect();
+        assert!(decoded(&far).is_ok());
+        let (end, starts) = far.split_last().unwrap();
+        let versions = Versions::of(Hlc(1), 1).unwrap();
+        let starts: Vec<Start> = starts.iter().map(|start| (*start, versions)).collect();
+        let damage = Chunks::decode(&Chunks::encode(&starts, *end), 16_064).unwrap_err();
+        assert_eq!((damage.at, damage.what), (16_064, "end of the chunks"));
         assert!(Chunks::decode(&[0; 25], 0).is_err());
         assert!(Chunks::decode(&[0xff; 24], 0).is_err());
         assert!(Chunks::decode(&[0; 8], 0).is_err());
-        assert!(Chunks::decode(&[], 0).is_err());
+        assert!(Chunks::decode(&[], AT).is_err());
         let mut bytes = Chunks::encode(&[(64, Versions::of(Hlc(1), 8).unwrap())], 160);
-        assert!(Chunks::decode(&bytes, 0).is_ok());
+        assert!(Chunks::decode(&bytes, AT).is_ok());
         bytes[VERSION_LEN.at] = 9;
-        let damage = Chunks::decode(&bytes, 0).unwrap_err();
-        assert_eq!((damage.at, damage.what), (7, "length of versions"));
+        let damage = Chunks::decode(&bytes, AT).unwrap_err();
+        assert_eq!((damage.at, damage.what), (AT + 7, "length of versions"));
     }
 
     proptest! {

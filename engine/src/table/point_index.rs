@@ -15,7 +15,7 @@
 //! of buckets. A name that finds its bucket full goes to the next with a free slot, and round to the
 //! first behind the last. At most 4 of 5 slots are taken, so chains are short, and a search ends at
 //! the first bucket that has not overflowed. An absent name is so told from one line of memory; one of
-//! fifteen has the tag of another name, whose record is then looked at.
+//! twenty has the tag of another name, whose record is then looked at.
 
 use std::ops::ControlFlow;
 

@@ -131,7 +131,12 @@ impl Table {
     }
 
     fn lookup_hashed(&self, index: &PointIndex, name: &[u8], at: Hlc) -> Result<Option<Hit<'_>>> {
-        let Some((chunk, hold, mut record)) = self.newest(index, name)? else {
+        let newest = match self.newest(index, name) {
+            Ok(newest) => newest,
+            // The damage may be another name's, whose tag is the same.
+            Err(_) => return self.lookup_ordered(name, at),
+        };
+        let Some((chunk, hold, mut record)) = newest else {
             return Ok(None);
         };
         for _ in 0..STEP_COUNT_MAX {

@@ -136,18 +136,31 @@ impl Check<'_> {
             }
             EntryKind::Tombstone => counted.tombstone_count += 1,
         }
+        let place_at = chunk_at + record.at() as u64;
         if !is_new_name {
-            return Ok(());
+            return match &self.table.point_index {
+                Some(index) if holds(index, name, place_at) => Err(Damage::new(
+                    place_at,
+                    "point index",
+                    "the newest version of a name",
+                    "an older one",
+                )),
+                _ => Ok(()),
+            };
         }
         counted.name_max.clear();
         counted.name_max.extend_from_slice(name);
         if record.kind != EntryKind::Tombstone {
             counted.count_value(name);
         }
-        let place_at = chunk_at + record.at() as u64;
         let is_newest_known = !std::mem::take(&mut self.is_behind_damage);
         match &self.table.point_index {
-            Some(index) if is_newest_known => find_in(index, name, place_at),
+            Some(index) if is_newest_known && !holds(index, name, place_at) => Err(Damage::new(
+                place_at,
+                "point index",
+                "the place of this record",
+                "none",
+            )),
             _ => Ok(()),
         }
     }
@@ -259,24 +272,13 @@ impl Check<'_> {
     }
 }
 
-/// The point index leads to the newest version of a name.
-fn find_in(index: &PointIndex, name: &[u8], place_at: u64) -> Result<(), Damage> {
-    let flow = index.probe(hash_of(name), |place| {
-        if place == place_at {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
-    match flow {
-        ControlFlow::Break(()) => Ok(()),
-        ControlFlow::Continue(()) => Err(Damage::new(
-            place_at,
-            "point index",
-            "the place of this record",
-            "none",
-        )),
-    }
+/// Whether the point index leads from a name to a place.
+fn holds(index: &PointIndex, name: &[u8], place_at: u64) -> bool {
+    let is_it = |place| match place == place_at {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    index.probe(hash_of(name), is_it).is_break()
 }
 
 /// Bytes of a section that are read at once.

@@ -37,7 +37,7 @@ impl Arena {
     /// Takes `len` words in a row, all zeros.
     ///
     /// # Panics
-    /// At 32 GiB, which no batch and no memtable comes near.
+    /// At 32 GiB: records of a few bytes in memtables of several GiB.
     pub fn take(&self, len: usize) -> (u32, &[AtomicU64]) {
         let len = len as u64;
         loop {

@@ -33,9 +33,23 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn filled(records: &[(Vec<u8>, u64, bool)]) -> (Arc<Memtable>, Model) {
-    let (memtable, mut model) = (Arc::new(Memtable::default()), Model::new());
+/// A memtable of these records, which somebody walked before the record `walked` came, or that was in order
+/// from the start.
+fn filled(
+    records: &[(Vec<u8>, u64, bool)],
+    walked: usize,
+    is_ordered: bool,
+) -> (Arc<Memtable>, Model) {
+    let shape = Shape {
+        name_count: 0,
+        seed: 1,
+        is_ordered,
+    };
+    let (memtable, mut model) = (Arc::new(Memtable::new(shape)), Model::new());
     for (n, (name, version, is_tombstone)) in records.iter().enumerate() {
+        if n == walked {
+            memtable.cursor().first();
+        }
         let kind = if *is_tombstone {
             EntryKind::Tombstone
         } else {
@@ -111,7 +125,7 @@ proptest! {
         records in proptest::collection::vec((name(), 1u64..8, any::<bool>()), 0..200),
         names in proptest::collection::vec(name(), 0..20),
     ) {
-        let (memtable, model) = filled(&records);
+        let (memtable, model) = filled(&records, 100, false);
         for name in names.iter().chain(records.iter().map(|record| &record.0)) {
             for at in 0..9 {
                 let expected = model
@@ -131,8 +145,10 @@ proptest! {
         records in proptest::collection::vec((name(), 1u64..8, any::<bool>()), 0..200),
         moves in proptest::collection::vec((0u8..16, name(), 0u64..9), 0..80),
         is_sealed in any::<bool>(),
+        is_ordered in any::<bool>(),
+        walked in 0..200usize,
     ) {
-        let (memtable, model) = filled(&records);
+        let (memtable, model) = filled(&records, walked, is_ordered);
         let rows: Vec<_> = model
             .iter()
             .map(|((name, version), entry)| (name.clone(), version.0, entry.source()))

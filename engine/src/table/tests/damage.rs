@@ -1,5 +1,7 @@
 //! Damaged, foreign, cut and crafted tables: the right answer or an error, never another.
 
+use std::ops::{Bound, RangeBounds};
+
 use strandline_wal::Error;
 use strandline_wal::io::fault::{Call, Effect, FaultDisk, Rule};
 
@@ -8,6 +10,7 @@ use crate::table::chunk;
 use crate::table::directory::{self, ALIGN_LEN, Directory, Section};
 use crate::table::footer::{FOOTER_LEN, Footer};
 use crate::table::header::{self, HEADER_LEN};
+use crate::table::point_index::{PointIndexBuilder, hash_of};
 
 /// A table whose every byte is worth a test: small, with several chunks and all kinds of entries.
 fn table_bytes(identity: Identity) -> (Vec<Row>, Vec<u8>) {
@@ -527,6 +530,80 @@ fn verify_lists_every_damaged_chunk() {
         cursor.seek(InternalKey::first_of(&rows[8].name));
         assert!(cursor.is_valid() || cursor.status().is_err());
     }
+}
+
+/// A tag of the point index may lead into a chunk that the name is not in. Where that is damaged, the name is
+/// looked for where it belongs.
+#[test]
+fn a_damaged_chunk_costs_its_own_names_alone() {
+    let name = |n: u32| format!("name {n:05}");
+    let rows: Vec<Row> = (0..3_000).map(|n| value(&name(n), 1, "a value")).collect();
+    let disk = SimDisk::new(1);
+    let options = TableOptions {
+        chunk_len_target: 16 << 10,
+        point_index: true,
+    };
+    build(&disk, "t", IDENTITY, options, &rows).unwrap();
+    let mut bytes = file_bytes(&disk, "t");
+    let ranges = chunk_ranges(&bytes);
+    assert!(ranges.len() > 3);
+    bytes[ranges[1].start + 99] ^= 1;
+    for disk in disks_with(&bytes) {
+        let table = open(&disk, "t").unwrap();
+        let [lost] = &table.lost_chunks()[..] else {
+            panic!("one chunk is damaged")
+        };
+        let range = (Bound::Included(lost.from.clone()), lost.to.clone());
+        let mut failed = 0;
+        for row in &rows {
+            let absent = [&row.name[..], b"+"].concat();
+            let found = [&row.name, &absent].map(|name| table.get(name, Hlc::MAX));
+            if range.contains(&row.name) || range.contains(&absent) {
+                failed += found.iter().filter(|found| found.is_err()).count();
+            } else {
+                let found = found.map(Result::unwrap);
+                assert!(found[0].is_some() && found[1].is_none(), "{row:?}");
+            }
+        }
+        assert!(failed > 0);
+    }
+}
+
+/// An index whose checksum holds may still lead to an older version first.
+#[test]
+fn verify_tells_an_index_that_knows_older_versions() {
+    let rows = [
+        value("name", 9, "new"),
+        value("name", 3, "old"),
+        value("other", 1, "one"),
+    ];
+    let disk = SimDisk::new(1);
+    build(&disk, "t", IDENTITY, TableOptions::default(), &rows).unwrap();
+    let good = file_bytes(&disk, "t");
+    let range = chunk_ranges(&good)[0].clone();
+    let chunk = &good[range.clone()];
+    let shape = chunk::check(chunk, range.start as u64, &IDENTITY).unwrap();
+    let places = [0, 1, 2].map(|n| (range.start + shape.record(chunk, n).unwrap().at()) as u64);
+    let verified = |order: &[usize]| {
+        let mut index = PointIndexBuilder::default();
+        for n in order {
+            index.push(hash_of(&rows[*n].name), places[*n]);
+        }
+        let bytes = with_sections(&good, |sections| {
+            let mut sections = sections.iter_mut();
+            let is_index = |(s, _): &&mut (Section, Vec<u8>)| s.kind == directory::POINT_INDEX;
+            sections.find(is_index).unwrap().1 = index.encode(range.end as u64);
+        });
+        let [disk, _] = disks_with(&bytes);
+        let found = open(&disk, "t").unwrap().verify();
+        found
+            .iter()
+            .map(|damage| (damage.at, damage.what))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(verified(&[0, 2]), []);
+    assert_eq!(verified(&[1, 0, 2]), [(places[1], "point index")]);
+    assert_eq!(verified(&[0]), [(places[2], "point index")]);
 }
 
 #[test]
