@@ -20,6 +20,7 @@ pub mod report;
 #[cfg(feature = "peers-rocksdb")]
 mod rocksdb;
 pub mod rows;
+mod shapes;
 #[cfg(feature = "peers-surrealkv")]
 mod surrealkv;
 pub mod svg;

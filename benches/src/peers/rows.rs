@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::engine::{Entrant, Result};
-use super::{beside, durable, files, floor, large, limited, load, reads, ycsb};
+use super::{beside, durable, files, floor, large, limited, load, reads, shapes, ycsb};
 
 /// How much each row does. Every count is derived from one number.
 #[derive(Clone, Copy)]
@@ -83,6 +83,8 @@ pub enum Place {
 /// Rows that share a directory, in the order in which they run.
 pub struct Group {
     pub place: Place,
+    /// Whether they are left out unless they are asked for by name.
+    is_extra: bool,
     pub rows: &'static [(&'static str, Unit)],
     run: fn(&Entrant, &Path, &Size) -> Result<Vec<f64>>,
     /// What the machine does alone, for as many of the first rows as there is such a thing.
@@ -109,21 +111,26 @@ impl Group {
         Ok(figures)
     }
 
-    /// Whether a row has `part` in its name.
+    /// Whether a row has `part` in its name, or, where that is empty, whether they are no extra ones.
     pub fn has(&self, part: &str) -> bool {
-        self.rows.iter().any(|row| row.0.contains(part))
+        match part {
+            "" => !self.is_extra,
+            part => self.rows.iter().any(|row| row.0.contains(part)),
+        }
     }
 }
 
 pub const GROUPS: &[Group] = &[
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[("load, 1 per batch, Os", Unit::Rate)],
         run: load::single,
         floor: Some(floor::small_entries),
     },
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[
             ("load, 100 per batch, Os", Unit::Rate),
             ("get, hit, settled", Unit::Rate),
@@ -144,6 +151,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[
             ("durable put, 1 thread", Unit::Rate),
             ("durable put, 1 thread, p50", Unit::Micros),
@@ -163,12 +171,14 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[("load sorted, 1 per batch, Os", Unit::Rate)],
         run: load::sorted,
         floor: Some(floor::small_entries),
     },
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[
             ("load, largest batches, Os", Unit::Rate),
             ("overwrite all, 100 per batch, Os", Unit::Rate),
@@ -180,6 +190,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[
             ("YCSB A, 2 threads", Unit::Rate),
             ("YCSB B, 2 threads", Unit::Rate),
@@ -193,6 +204,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[
             ("put in a load, Os, p50", Unit::Micros),
             ("put in a load, Os, p99", Unit::Micros),
@@ -208,6 +220,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[
             ("load of 16 KiB, 1 per batch, Os", Unit::Rate),
             ("get of 16 KiB, settled", Unit::Rate),
@@ -219,12 +232,14 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[("load of 100 B and 16 KiB, 1 per batch, Os", Unit::Rate)],
         run: load::mixed,
         floor: None,
     },
     Group {
         place: Place::Here,
+        is_extra: false,
         rows: &[
             ("open after a close, first get", Unit::Millis),
             ("open after kill -9, first get", Unit::Millis),
@@ -234,6 +249,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         place: Place::Child,
+        is_extra: false,
         rows: &[
             ("size over live bytes, loaded", Unit::Factor),
             ("size over live bytes, loaded, 5 s later", Unit::Factor),
@@ -247,6 +263,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         place: Place::Limited,
+        is_extra: false,
         rows: &[
             ("4 x memory, load, 100 per batch, Os", Unit::Rate),
             ("4 x memory, get, hit, settled", Unit::Rate),
@@ -254,5 +271,53 @@ pub const GROUPS: &[Group] = &[
         ],
         run: limited::larger_than_memory,
         floor: Some(floor::small_entries),
+    },
+    Group {
+        place: Place::Here,
+        is_extra: true,
+        rows: &[
+            ("redb's: bulk load, synced", Unit::Rate),
+            ("redb's: single writes, synced", Unit::Rate),
+            ("redb's: batches of 1,000, synced", Unit::Rate),
+            ("redb's: single writes, Os", Unit::Rate),
+            ("redb's: random reads", Unit::Rate),
+            ("redb's: range reads of 10", Unit::Rate),
+            ("redb's: random reads, 4 threads", Unit::Rate),
+            ("redb's: removals", Unit::Rate),
+            ("redb's: load sorted, synced", Unit::Rate),
+        ],
+        run: shapes::redb,
+        floor: None,
+    },
+    Group {
+        place: Place::Here,
+        is_extra: true,
+        rows: &[("storage-bench's: feed", Unit::Rate)],
+        run: shapes::feed,
+        floor: None,
+    },
+    Group {
+        place: Place::Here,
+        is_extra: true,
+        rows: &[("storage-bench's: queue", Unit::Rate)],
+        run: shapes::queue,
+        floor: None,
+    },
+    Group {
+        place: Place::Here,
+        is_extra: true,
+        rows: &[
+            ("storage-bench's: monotonic, writes", Unit::Rate),
+            ("storage-bench's: monotonic, reads", Unit::Rate),
+        ],
+        run: shapes::monotonic,
+        floor: None,
+    },
+    Group {
+        place: Place::Here,
+        is_extra: true,
+        rows: &[("storage-bench's: time series", Unit::Rate)],
+        run: shapes::series,
+        floor: None,
     },
 ];
