@@ -352,10 +352,11 @@ impl BatchHeader {
 }
 
 fn header_crc(bytes: &[u8; HEADER_LEN]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..at::HEADER_CRC]);
-    hasher.update(&bytes[at::HEADER_CRC + 4..]);
-    hasher.finalize()
+    // All others side by side: one call is cheaper than two.
+    let mut others = [0; HEADER_LEN - 4];
+    others[..at::HEADER_CRC].copy_from_slice(&bytes[..at::HEADER_CRC]);
+    others[at::HEADER_CRC..].copy_from_slice(&bytes[at::HEADER_CRC + 4..]);
+    crc32fast::hash(&others)
 }
 
 /// A batch in memory: a checked header and the payload that it describes.
@@ -475,6 +476,12 @@ impl<'a> Iterator for Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// How many are left, if all of them parse.
+    pub fn left(&self) -> usize {
+        self.left as usize
+    }
+
+    #[inline]
     fn record(&mut self) -> Result<Record<'a>, Damage> {
         let wrong = |what, found| Damage::Record {
             at: self.at,
@@ -482,26 +489,24 @@ impl<'a> Records<'a> {
             found,
         };
         let rest = &self.payload[self.at..];
-        if rest.len() < RECORD_HEADER_LEN {
+        let Some((header, rest)) = rest.split_first_chunk::<RECORD_HEADER_LEN>() else {
             return Err(wrong("bytes left", rest.len() as u64));
+        };
+        let kind = Kind::of(header[0]).ok_or_else(|| wrong("kind", header[0].into()))?;
+        if header[1] != 0 {
+            return Err(wrong("flags", header[1].into()));
         }
-        let kind = Kind::of(rest[0]).ok_or_else(|| wrong("kind", rest[0].into()))?;
-        if rest[1] != 0 {
-            return Err(wrong("flags", rest[1].into()));
-        }
-        let (head_len, body_len) = (u32_at(rest, 4) as usize, u32_at(rest, 8) as usize);
+        let (head_len, body_len) = (u32_at(header, 4) as usize, u32_at(header, 8) as usize);
         if head_len > HEAD_LEN_MAX && !planted("record.head_len") {
             return Err(wrong("head_len", head_len as u64));
         }
-        let body_start = RECORD_HEADER_LEN + head_len;
-        let (Some(head), Some(body)) = (
-            rest.get(RECORD_HEADER_LEN..body_start),
-            rest.get(body_start..).and_then(|tail| tail.get(..body_len)),
-        ) else {
+        let parts = rest.split_at_checked(head_len);
+        let Some((head, Some(body))) = parts.map(|(head, tail)| (head, tail.get(..body_len)))
+        else {
             return Err(wrong("length", (head_len + body_len) as u64));
         };
-        let shard = ShardId(u16_at(rest, 2));
-        let body_at = self.at + body_start;
+        let shard = ShardId(u16_at(header, 2));
+        let body_at = self.at + RECORD_HEADER_LEN + head_len;
         self.at = body_at + body_len;
         self.left -= 1;
         Ok(Record {

@@ -8,17 +8,20 @@
 use std::collections::VecDeque;
 
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The tickets that are out, in order.
 pub struct Publisher<T> {
+    /// The next ticket.
+    next: AtomicU64,
     state: Mutex<State<T>>,
 }
 
 struct State<T> {
-    /// Ticket of the front of `open`. Everything before it is published.
+    /// The first ticket that is not published.
     first: u64,
-    /// `None` until the ticket's writer is done.
-    open: VecDeque<Option<T>>,
+    /// What was handed in from that one on, up to the last one: `None` until its writer is done.
+    early: VecDeque<Option<T>>,
 }
 
 /// The right and the duty to complete one ticket.
@@ -29,9 +32,10 @@ pub struct Ticket(u64);
 impl<T> Default for Publisher<T> {
     fn default() -> Publisher<T> {
         Publisher {
+            next: AtomicU64::new(0),
             state: Mutex::new(State {
                 first: 0,
-                open: VecDeque::new(),
+                early: VecDeque::new(),
             }),
         }
     }
@@ -40,10 +44,7 @@ impl<T> Default for Publisher<T> {
 impl<T> Publisher<T> {
     /// Takes the next ticket. Call it inside the reserve section, so that ticket order is log order.
     pub fn take(&self) -> Ticket {
-        let mut state = self.state.lock();
-        let ticket = Ticket(state.first + state.open.len() as u64);
-        state.open.push_back(None);
-        ticket
+        Ticket(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Hands in a ticket. `publish` is called, in ticket order and under the lock, for this one and
@@ -51,10 +52,20 @@ impl<T> Publisher<T> {
     pub fn complete(&self, ticket: Ticket, done: T, mut publish: impl FnMut(T)) {
         let mut state = self.state.lock();
         let place = usize::try_from(ticket.0 - state.first).expect("open tickets fit in memory");
-        let before = state.open[place].replace(done);
-        assert!(before.is_none(), "a ticket is completed once");
-        while let Some(Some(_)) = state.open.front() {
-            let done = state.open.pop_front().flatten().expect("looked at above");
+        if place > 0 {
+            if state.early.len() <= place {
+                state.early.resize_with(place + 1, || None);
+            }
+            let before = state.early[place].replace(done);
+            assert!(before.is_none(), "a ticket is completed once");
+            return;
+        }
+        state.first += 1;
+        publish(done);
+        // Its own place, if somebody behind it was faster.
+        state.early.pop_front();
+        while let Some(Some(_)) = state.early.front() {
+            let done = state.early.pop_front().flatten().expect("looked at above");
             state.first += 1;
             publish(done);
         }
@@ -62,7 +73,9 @@ impl<T> Publisher<T> {
 
     /// Number of tickets that are not published.
     pub fn open_count(&self) -> usize {
-        self.state.lock().open.len()
+        let first = self.state.lock().first;
+        let count = self.next.load(Ordering::Relaxed) - first;
+        usize::try_from(count).expect("open tickets fit in memory")
     }
 }
 

@@ -1,10 +1,14 @@
-//! The locks of the small concurrent protocols: parking_lot, or loom's when a model runs.
+//! The locks and atomics of the small concurrent protocols: parking_lot, or loom's when a model runs.
 
 #[cfg(not(loom))]
 pub(crate) use parking_lot::Mutex;
 #[cfg(not(loom))]
+pub(crate) use std::sync::atomic;
+#[cfg(not(loom))]
 pub(crate) use std::thread::{Thread, current, park, yield_now};
 
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic;
 #[cfg(loom)]
 pub(crate) use loom::thread::{Thread, current, park, yield_now};
 #[cfg(loom)]

@@ -674,7 +674,7 @@ pub(super) fn apply_stored(batch: &StoredBatch, level: &MemLevel, catalog: &Cata
             + strandline_wal::batch::HEADER_LEN as u32,
     };
     let (version, records) = (batch.header.timestamp, batch.batch().records());
-    apply(records, version, place, &level.index, catalog).map_err(|damage| {
+    apply(records, false, version, place, &level.index, catalog).map_err(|damage| {
         LogError::corrupt(batch.segment.path(), batch.at, "records", "records", damage).into()
     })
 }

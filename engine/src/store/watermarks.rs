@@ -81,9 +81,16 @@ impl Watermarks {
         }
     }
 
-    /// The batch of `timestamp` in `shard` is readable in the log and applied; batches come in order.
-    pub fn publish(&self, timestamp: Hlc, ordinal: u16, shard: usize, last_seq: u64) {
-        let mut marks = self.marks.lock();
+    /// The batch of `timestamp` in `shard` is readable in the log and applied; batches come in order. With
+    /// it all that is published is committed, where it `is_committed`.
+    pub fn publish(
+        &self,
+        timestamp: Hlc,
+        ordinal: u16,
+        (shard, last_seq): (usize, u64),
+        is_committed: bool,
+    ) {
+        let marks = &mut *self.marks.lock();
         let published = &mut marks.published;
         assert!(timestamp > published.timestamp, "timestamps rise");
         assert!(last_seq > published.seqs[shard], "sequences rise");
@@ -91,6 +98,9 @@ impl Watermarks {
         published.ordinal = ordinal;
         published.seqs[shard] = last_seq;
         self.published.store(timestamp.0, Ordering::Release);
+        if is_committed {
+            self.commit_all(marks);
+        }
     }
 
     /// Moves the published mark to a cut that a leader declared.
@@ -129,7 +139,10 @@ impl Watermarks {
 
     /// Commits what is published.
     pub fn commit_published(&self) {
-        let marks = &mut *self.marks.lock();
+        self.commit_all(&mut self.marks.lock());
+    }
+
+    fn commit_all(&self, marks: &mut Marks) {
         if marks.published.timestamp > marks.committed.timestamp {
             marks.committed.clone_from(&marks.published);
             let timestamp = marks.committed.timestamp.0;
@@ -170,7 +183,7 @@ mod tests {
     #[test]
     fn readers_see_what_is_committed_and_nothing_more() {
         let marks = Watermarks::new(Mark::zero(2));
-        marks.publish(Hlc(5), 1, 1, 3);
+        marks.publish(Hlc(5), 1, (1, 3), false);
         assert_eq!(marks.visible(), Hlc(0));
         marks.sync_to(&marks.published());
         marks.commit_to(&marks.durable());
@@ -178,6 +191,9 @@ mod tests {
         assert_eq!(marks.committed().seqs, [0, 3]);
         marks.commit_to(&Mark::zero(2));
         assert_eq!(marks.visible(), Hlc(5), "it never goes back");
+        marks.publish(Hlc(6), 2, (0, 1), true);
+        assert_eq!(marks.committed(), marks.published());
+        assert_eq!(marks.visible(), Hlc(6));
     }
 
     #[test]

@@ -198,6 +198,7 @@ impl Store {
         let filled = reservation.fill(payload);
         apply(
             payload.records(),
+            true,
             timestamp,
             at,
             &level.index,
@@ -215,11 +216,10 @@ impl Store {
         };
         self.publisher.complete(ticket, done, |done| {
             done.filled.publish();
-            let marks = &self.watermarks;
-            marks.publish(done.timestamp, done.ordinal, done.shard, done.last_seq);
-            if done.is_committed && self.logs.iter().all(|log| log.check().is_ok()) {
-                marks.commit_published();
-            }
+            let is_committed = done.is_committed && self.logs.iter().all(|log| log.check().is_ok());
+            let place = (done.shard, done.last_seq);
+            self.watermarks
+                .publish(done.timestamp, done.ordinal, place, is_committed);
         });
         Written {
             timestamp,
