@@ -1,6 +1,7 @@
 //! A close behind a load, which flushes for the next open: what it met, and who goes on writing.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,6 +9,9 @@ use strandline::{Background, Database, Durability, Error, Options};
 use strandline_wal::io::Env;
 use strandline_wal::io::fault::{Call, Effect, FaultDisk, Rule};
 use strandline_wal::io::sim::{Damage, SimEnv};
+use strandline_wal::recover::{Known, plan};
+use strandline_wal::segment::parse_file_name;
+use strandline_wal::{DatasetId, LogId, RegionId, ShardId};
 
 const COUNT: u32 = 1_500;
 
@@ -126,4 +130,40 @@ fn a_close_of_what_was_stopped_tells_of_it() {
     assert!(map.put_with("key", "value", Durability::Disk).is_err());
     assert!(db.close().is_err());
     db.close().unwrap();
+}
+
+/// A close ends its last segment, so that the next open takes from a footer what is in tables, and the log
+/// goes on behind it.
+#[test]
+fn a_close_seals_what_the_next_open_would_read() {
+    let machine = SimEnv::new(1);
+    for _ in 0..3 {
+        let (db, _) = loaded(&machine);
+        db.close().unwrap();
+        drop(db);
+        let (env, dir) = (machine.env(), Path::new("/db/primary/r00000"));
+        let names = env.disk.list(dir).unwrap();
+        let segments = names
+            .iter()
+            .filter_map(|entry| parse_file_name(&entry.name));
+        let (_, first_seq) = segments.min().unwrap();
+        let log = LogId {
+            dataset: DatasetId::new(DatasetId::PRIMARY).unwrap(),
+            region: RegionId(0),
+            shard: ShardId(0),
+        };
+        let known = Known {
+            log,
+            lineage: None,
+            durable_seq: 0,
+            // Those before it are gone.
+            flushed_seq: first_seq - 1,
+            led: &|_| true,
+            fork_seq: None,
+        };
+        let plan = plan(env.disk.as_ref(), dir, &known).unwrap();
+        assert!(!plan.segments.is_empty());
+        assert!(plan.segments.iter().all(|s| s.footer.is_some()), "{plan}");
+        assert_eq!(count_after_power_loss(&machine).unwrap(), COUNT as usize);
+    }
 }

@@ -452,7 +452,12 @@ impl Store {
         if self.stopped.get().is_some() || self.logs.iter().any(|log| log.check().is_err()) {
             return Ok(());
         }
-        let _commit = self.commit.lock();
+        let mut commit = self.commit.lock();
+        // The next epoch starts a new segment anyway; with the footer that ends this one, the next open
+        // need not read what is in tables. A batch that nobody completes any more would keep it waiting.
+        if self.role == Role::Leader && self.publisher.open_count() == 0 {
+            commit.writers.iter_mut().try_for_each(Writer::seal)?;
+        }
         for log in &self.logs {
             unless!("store.close", log.sync())?;
         }
