@@ -7,7 +7,7 @@ use strandline_wal::log::SegmentBytes;
 use strandline_wal::{Hlc, Result, ShardId};
 
 use super::batch::NameBounds;
-use super::memtable::MemtableCursor;
+use super::memtable::NewestCursor;
 use super::merge::{Merge, VisibleIter};
 use super::view::{Run, Value, View};
 use crate::table::{
@@ -200,7 +200,7 @@ impl Cursor for RunCursor {
 
 /// A cursor over one level of a view.
 pub(crate) enum LevelCursor {
-    Memtable(MemtableCursor),
+    Memtable(NewestCursor),
     Run(RunCursor),
 }
 

@@ -7,6 +7,7 @@
 mod arena;
 mod cursor;
 mod names;
+mod newest;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use strandline_wal::Hlc;
 
 pub use cursor::MemtableCursor;
 use names::{NameAt, Names};
+pub use newest::NewestCursor;
 
 use crate::table::{EntryKind, Found, FoundValue, LogPlace, NAME_LEN_MAX, ValueSource};
 
@@ -82,7 +84,65 @@ pub struct Memtable {
 }
 
 /// Names in their order.
-type Sorted = Vec<Place>;
+#[derive(Default)]
+struct Sorted {
+    places: Vec<Place>,
+    /// The first words of every [`FENCE_EVERY`]th: a search looks at few lines of memory.
+    fences: Vec<[u64; 2]>,
+}
+
+/// Names between two fences.
+const FENCE_EVERY: usize = 32;
+
+impl Sorted {
+    fn new(places: Vec<Place>) -> Sorted {
+        let fences = places.iter().step_by(FENCE_EVERY).map(|(head, _)| *head);
+        Sorted {
+            fences: fences.collect(),
+            places,
+        }
+    }
+
+    /// How many names come before `name`, itself included where `is_with` says so.
+    fn count(&self, names: &Names, name: &[u8], is_with: bool) -> usize {
+        let head = names::head_of(name);
+        let fence = self.fences.partition_point(|other| is_before(other, &head));
+        // What stands before the last fence that is before it is before it, too.
+        let from = fence.saturating_sub(1) * FENCE_EVERY;
+        let to = self.places.len().min(fence * FENCE_EVERY);
+        let before = self.places[from..to].partition_point(|(other, _)| is_before(other, &head));
+        let from = from + before;
+        if self
+            .places
+            .get(from)
+            .is_none_or(|(other, _)| *other != head)
+        {
+            return from;
+        }
+        // Few names share their first words with it, as a rule.
+        let is_such = |(other, at): &Place| {
+            let order = other.cmp(&head);
+            let order = order.then_with(|| names.compare_to(*at, name));
+            order.is_lt() || is_with && order.is_eq()
+        };
+        let mut to = from;
+        let mut step = 1;
+        while self.places.get(to).is_some_and(is_such) {
+            to += step;
+            step *= 2;
+        }
+        let to = self.places.len().min(to);
+        from + self.places[from..to].partition_point(is_such)
+    }
+}
+
+/// Whether the first words of one name are before those of another.
+#[inline]
+fn is_before([a, b]: &[u64; 2], [c, d]: &[u64; 2]) -> bool {
+    // As one number: no branch.
+    let number = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
+    number(*a, *b) < number(*c, *d)
+}
 
 /// Where a name stands, and its first words.
 type Place = ([u64; 2], NameAt);
@@ -93,7 +153,7 @@ impl Memtable {
         Memtable {
             names: Names::new(shape.name_count, shape.seed),
             first: match shape.is_ordered {
-                true => Sorted::new().into(),
+                true => Sorted::default().into(),
                 false => OnceLock::new(),
             },
             later: ArtMap::new(),
@@ -137,7 +197,7 @@ impl Memtable {
         self.first.get_or_init(|| {
             self.is_ordered.store(true, SeqCst);
             let names = self.sorted();
-            for (_, at) in &names {
+            for (_, at) in &names.places {
                 self.names.set_ordered(*at);
             }
             names
@@ -151,13 +211,16 @@ impl Memtable {
     }
 
     fn sorted(&self) -> Sorted {
-        let names = self.names.all();
-        let mut names: Vec<_> = names.map(|at| (self.names.head(at), at)).collect();
-        names.sort_unstable_by(|(head, at), (other_head, other)| {
-            let order = head.cmp(other_head);
-            order.then_with(|| self.names.compare(*at, *other))
-        });
-        names
+        let names: Vec<NameAt> = self.names.all().collect();
+        let mut places = Vec::with_capacity(names.len());
+        for (n, at) in names.iter().enumerate() {
+            if let Some(ahead) = names.get(n + FETCH_AHEAD) {
+                self.names.prefetch_name(*ahead);
+            }
+            places.push((self.names.head(*at), *at));
+        }
+        places.sort_unstable_by(|one, other| self.names.order(one, other));
+        Sorted::new(places)
     }
 
     /// The newest version of `name` that is not newer than `at`, tombstones included.
@@ -172,42 +235,35 @@ impl Memtable {
         let (names, later) = self.in_order();
         let at = match from {
             Bound::Unbounded => 0,
-            Bound::Included(from) => self.count(names, from, Order::is_lt),
-            Bound::Excluded(from) => self.count(names, from, Order::is_le),
+            Bound::Included(from) => names.count(&self.names, from, false),
+            Bound::Excluded(from) => names.count(&self.names, from, true),
         };
         let later = later.map(|later| later.range::<_, [u8]>((from, Bound::Unbounded)));
         let later = later.into_iter().flatten();
-        let _ = self.show_each(names[at..].iter(), later, <[u8]>::cmp, see);
+        let _ = self.show_each(names.places[at..].iter(), later, <[u8]>::cmp, see);
     }
 
     /// As [`Self::walk`], the names down from `from`, which is among them, or all.
     fn walk_back(&self, from: Option<&[u8]>, see: impl FnMut(&[u8], NameAt) -> ControlFlow<()>) {
         let (names, later) = self.in_order();
-        let count = from.map_or(names.len(), |from| self.count(names, from, Order::is_le));
+        let count = from.map_or(names.places.len(), |from| {
+            names.count(&self.names, from, true)
+        });
         let end = from.map_or(Bound::Unbounded, Bound::Included);
         let later = later.map(|later| later.range::<_, [u8]>((Bound::Unbounded, end)).rev());
         let later = later.into_iter().flatten();
         let back = |name: &[u8], other: &[u8]| other.cmp(name);
-        let _ = self.show_each(names[..count].iter().rev(), later, back, see);
+        let _ = self.show_each(names.places[..count].iter().rev(), later, back, see);
     }
 
     /// The names in order, and where there are more.
-    fn in_order(&self) -> (&[Place], Option<&ArtMap<Name, NameAt>>) {
+    fn in_order(&self) -> (&Sorted, Option<&ArtMap<Name, NameAt>>) {
         if let Some(names) = self.sealed.get() {
             return (names, None);
         }
         let first = self.first.get();
         let first = first.expect("whoever walks had them put in order");
         (first, Some(&self.later))
-    }
-
-    /// How many names come first whose order to `name` is such.
-    fn count(&self, names: &[Place], name: &[u8], is_such: impl Fn(Order) -> bool) -> usize {
-        let head = names::head_of(name);
-        names.partition_point(|(other, at)| {
-            let order = other.cmp(&head);
-            is_such(order.then_with(|| self.names.compare_to(*at, name)))
-        })
     }
 
     /// Shows names of two kinds that both come in the given order.
@@ -261,25 +317,30 @@ impl Memtable {
 
     /// A cursor over all entries. What is inserted meanwhile it may see or not.
     pub fn cursor(self: &Arc<Memtable>) -> MemtableCursor {
-        self.cursor_of(None)
+        self.expect_walk();
+        MemtableCursor::new(Arc::clone(self))
     }
 
     /// A cursor over what is visible at a time: of each name the newest version that is not newer. Of names
     /// that have only newer ones it shows the newest, which is to be passed over.
-    pub fn cursor_at(self: &Arc<Memtable>, at: Hlc) -> MemtableCursor {
-        self.cursor_of(Some(at))
+    pub fn cursor_at(self: &Arc<Memtable>, at: Hlc) -> NewestCursor {
+        self.expect_walk();
+        NewestCursor::new(Arc::clone(self), at)
     }
 
-    fn cursor_of(self: &Arc<Memtable>, limit: Option<Hlc>) -> MemtableCursor {
+    /// Sees to it that there is an order to walk.
+    fn expect_walk(&self) {
         if self.sealed.get().is_none() {
             if !self.is_walked.load(Relaxed) {
                 self.is_walked.store(true, Relaxed);
             }
             self.put_in_order();
         }
-        MemtableCursor::new(Arc::clone(self), limit)
     }
 }
+
+/// How many names ahead one is fetched while all are looked at.
+const FETCH_AHEAD: usize = 16;
 
 #[cfg(test)]
 impl Default for Memtable {
@@ -321,6 +382,7 @@ impl Name {
 }
 
 impl AsBytes for Name {
+    #[inline]
     fn as_bytes(&self) -> &[u8] {
         match self {
             Name::Short(len, bytes) => &bytes[..usize::from(*len)],

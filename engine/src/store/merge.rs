@@ -7,10 +7,11 @@ mod visible;
 mod tests;
 
 use std::cmp::Ordering;
+use std::ops::ControlFlow;
 
 use strandline_wal::{Error, Result};
 
-use crate::table::{Cursor, EntryKind, Found, InternalKey, ValueSource};
+use crate::table::{Cursor, EntryKind, Found, InternalKey, Step, ValueSource, head_of};
 
 pub use compaction::{CompactionIter, CompactionRules, Dropped};
 pub use visible::VisibleIter;
@@ -131,6 +132,72 @@ impl<C: Cursor> Merge<C> {
     /// Ends the merge with what became of the source that was alone.
     pub fn end_alone(&mut self) {
         self.error = stopped(&self.sources[self.winner]).err();
+    }
+
+    /// Shows the entries from where the merge stands to `see`, ascending, until that breaks. Where the merge
+    /// stands afterwards is not said; [`Self::status`] is.
+    ///
+    /// Each source in its turn shows all that comes before the first entry of the others, on its own.
+    pub fn visit(&mut self, see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>) {
+        // Whether the entry that was shown last has the name of the one that comes next.
+        let mut repeats = false;
+        while self.is_valid() {
+            let (winner, runner_up) = (self.winner, self.runner_up());
+            let Some(other) = runner_up else {
+                let flow = self.sources[winner].visit(&mut |mut step| {
+                    step.repeats |= std::mem::take(&mut repeats);
+                    see(step)
+                });
+                if flow.is_continue() {
+                    self.error = stopped(&self.sources[winner]).err();
+                }
+                return;
+            };
+            let sources = self.sources.get_disjoint_mut([winner, other]);
+            let [source, other_source] = sources.expect("two sources");
+            let end = other_source.key();
+            let end_head = head_of(end.name);
+            let mut is_first = repeats;
+            let mut is_past = false;
+            repeats = false;
+            let flow = source.visit(&mut |mut step| {
+                if head_of(step.key.name) >= end_head {
+                    let order = step.key.cmp(&end).then(winner.cmp(&other));
+                    if order.is_gt() {
+                        is_past = true;
+                        return ControlFlow::Break(());
+                    }
+                    repeats = step.key.name == end.name;
+                }
+                step.repeats |= std::mem::take(&mut is_first);
+                see(step)
+            });
+            match (flow, is_past) {
+                (ControlFlow::Break(()), false) => return,
+                (ControlFlow::Break(()), true) => {}
+                (ControlFlow::Continue(()), _) => {
+                    if let Err(error) = stopped(source) {
+                        self.error = Some(error);
+                        return;
+                    }
+                }
+            }
+            self.replay();
+        }
+    }
+
+    /// The source that comes next, if any is left but the one that the merge stands on.
+    fn runner_up(&self) -> Option<usize> {
+        let mut node = (self.winner + self.sources.len()) / 2;
+        let mut best = None;
+        while node > 0 {
+            let loser = self.losers[node];
+            if best.is_none_or(|best| self.beats(loser, best)) {
+                best = Some(loser);
+            }
+            node /= 2;
+        }
+        best.filter(|best| self.sources[*best].is_valid())
     }
 
     fn standing(&self) -> &C {

@@ -75,7 +75,7 @@ pub trait Cursor {
     fn status(&self) -> Result<()>;
 
     /// Shows the entries from where the cursor stands to `see`, ascending, until that breaks, which is the
-    /// answer, or there is none. Where the cursor stands afterwards is not said.
+    /// answer, or there is none. Then the cursor stands on the one that was shown last, or at its end.
     fn visit(&mut self, see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         visit_each(self, see)
     }

@@ -1,13 +1,13 @@
-//! A cursor over a memtable that borrows nothing.
+//! A cursor over all versions in a memtable that borrows nothing.
 
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use strandline_wal::{Hlc, Result};
 
-use super::names::{NameAt, Names};
+use super::names::NameAt;
 use super::{MemEntry, Memtable};
-use crate::table::{Cursor, EntryKind, Found, InternalKey, Step, ValueSource, visit_each};
+use crate::table::{Cursor, EntryKind, Found, InternalKey, ValueSource};
 
 /// Walks a memtable in both directions, for as long as it likes.
 ///
@@ -23,8 +23,6 @@ pub struct MemtableCursor {
     is_backward: bool,
     /// How many rows the next batch may have.
     batch_count: usize,
-    /// Of each name only one version is shown, see [`shown_of`]; all without it.
-    limit: Option<Hlc>,
 }
 
 /// An entry that was taken out.
@@ -36,22 +34,15 @@ struct Row {
 }
 
 impl MemtableCursor {
-    pub(super) fn new(memtable: Arc<Memtable>, limit: Option<Hlc>) -> MemtableCursor {
+    pub(super) fn new(memtable: Arc<Memtable>) -> MemtableCursor {
         MemtableCursor {
             memtable,
-            limit,
             rows: Vec::new(),
             names: Vec::new(),
             at: 0,
             is_backward: false,
             batch_count: BATCH_COUNT_MIN,
         }
-    }
-
-    /// Entries that it took out of the index.
-    #[cfg(test)]
-    pub fn row_count(&self) -> usize {
-        self.rows.len()
     }
 
     #[inline]
@@ -122,11 +113,6 @@ impl MemtableCursor {
         };
         let names = &self.memtable.names;
         let is_within = |(version, _): &(Hlc, MemEntry)| (oldest..=newest).contains(version);
-        if let Some(limit) = self.limit {
-            let shown = shown_of(names, at, limit).filter(is_within);
-            self.rows.extend(shown.map(row));
-            return ControlFlow::Continue(());
-        }
         let before = self.rows.len();
         let versions = names.versions(at).filter(is_within).map(row);
         // A list of versions is walked from its end each time, so many of one name are taken at once.
@@ -238,51 +224,7 @@ impl Cursor for MemtableCursor {
     fn status(&self) -> Result<()> {
         Ok(())
     }
-
-    /// Takes nothing out of the index: where each name has one entry to show, it is shown where it stands.
-    fn visit(&mut self, see: &mut impl FnMut(Step<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
-        let Some(at) = self.limit else {
-            return visit_each(self, see);
-        };
-        let memtable = Arc::clone(&self.memtable);
-        let mut from = self
-            .is_valid()
-            .then(|| Bound::Included(self.key().name.to_vec()));
-        let mut flow = ControlFlow::Continue(());
-        while let Some(start) = from.take() {
-            let mut count = 0;
-            memtable.walk(start.as_ref().map(Vec::as_slice), |name, name_at| {
-                if let Some((version, entry)) = shown_of(&memtable.names, name_at, at) {
-                    let (key, value) = (InternalKey { name, version }, entry.source());
-                    let repeats = false;
-                    flow = see(Step {
-                        key,
-                        value,
-                        repeats,
-                    });
-                    flow?;
-                }
-                count += 1;
-                if count == VISIT_COUNT_MAX {
-                    from = Some(Bound::Excluded(name.to_vec()));
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            });
-        }
-        flow
-    }
 }
-
-/// Of a name's versions the newest that is not newer than `at`; where all are newer, the newest: who asks
-/// must see that there was a name, to know when to stop.
-fn shown_of(names: &Names, name: NameAt, at: Hlc) -> Option<(Hlc, MemEntry)> {
-    let seen = names.newest(name, at);
-    seen.or_else(|| names.versions(name).next())
-}
-
-/// Entries that are shown before the order is entered anew.
-const VISIT_COUNT_MAX: usize = if cfg!(test) { 8 } else { 1 << 10 };
 
 /// Rows of the first batch of a cursor.
 const BATCH_COUNT_MIN: usize = 4;

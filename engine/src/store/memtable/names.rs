@@ -30,8 +30,8 @@ use strandline_wal::io::words::{Words, prefetch};
 use strandline_wal::{Hlc, ShardId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::MemEntry;
 use super::arena::Arena;
+use super::{MemEntry, Place};
 use crate::table::{EntryKind, LogPlace};
 
 /// All names of a memtable.
@@ -278,6 +278,26 @@ impl Names {
         })
     }
 
+    /// Begins to fetch a name, for [`Self::prefetch_newest`] and whoever reads it.
+    #[inline]
+    pub fn prefetch_name(&self, name: NameAt) {
+        let words = self.arena.words(name.0);
+        prefetch(&words[NEWEST]);
+        // Where a name ends is not known yet. Most are short.
+        if let Some(word) = words.get(NAME + 2) {
+            prefetch(word);
+        }
+    }
+
+    /// Begins to fetch the newest version of a name.
+    #[inline]
+    pub fn prefetch_newest(&self, name: NameAt) {
+        let link = self.arena.words(name.0)[NEWEST].load(Acquire) & LINK;
+        let words = self.arena.words(link as u32);
+        prefetch(&words[VERSION]);
+        prefetch(&words[SPAN]);
+    }
+
     /// Appends the bytes of a name.
     pub fn copy_name(&self, name: NameAt, bytes: &mut Vec<u8>) {
         let words = self.arena.words(name.0);
@@ -299,6 +319,13 @@ impl Names {
                 0
             }
         })
+    }
+
+    /// The order of two names with their first words.
+    #[inline]
+    pub fn order(&self, (head, name): &Place, (other_head, other): &Place) -> Order {
+        let order = head.cmp(other_head);
+        order.then_with(|| self.compare(*name, *other))
     }
 
     /// The order of two names.

