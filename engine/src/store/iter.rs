@@ -3,16 +3,14 @@
 use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
-use strandline_wal::log::SegmentBytes;
-use strandline_wal::{Hlc, Result, ShardId};
+use strandline_wal::{Hlc, Result};
 
 use super::batch::NameBounds;
 use super::memtable::NewestCursor;
 use super::merge::{Merge, VisibleIter};
-use super::view::{Run, Value, View};
+use super::view::{MemLevel, Run, Value, View};
 use crate::table::{
-    BackStep, Cursor, EntryKind, Found, FoundValue, InternalKey, LogPlace, Step, TableCursor,
-    ValueSource,
+    BackStep, Cursor, EntryKind, Found, FoundValue, InternalKey, Step, TableCursor, ValueSource,
 };
 
 /// A cursor over the tables of a run, opened one at a time.
@@ -199,8 +197,12 @@ impl Cursor for RunCursor {
 }
 
 /// A cursor over one level of a view.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a scan has few of them, and a box would be one more to allocate"
+)]
 pub(crate) enum LevelCursor {
-    Memtable(NewestCursor),
+    Memtable(NewestCursor<Arc<MemLevel>>),
     Run(RunCursor),
 }
 
@@ -290,7 +292,8 @@ impl Cursor for LevelCursor {
 /// that is visible at `at`.
 pub(crate) fn cursors(view: &View, runs: &[Arc<Run>], at: Hlc) -> Vec<LevelCursor> {
     let memtables = view.memtables().filter(|level| level.version_min() <= at);
-    let memtables = memtables.map(|level| LevelCursor::Memtable(level.index.cursor_at(at)));
+    let memtables =
+        memtables.map(|level| LevelCursor::Memtable(NewestCursor::new(Arc::clone(level), at)));
     let runs = runs.iter().filter(|run| run.version_min() <= at);
     let runs = runs.map(|run| LevelCursor::Run(RunCursor::new(Arc::clone(run), false)));
     memtables.chain(runs).collect()
@@ -360,8 +363,6 @@ impl<V: Deref<Target = View>> Scan<V> {
 /// The values of a visit.
 struct Values<'v> {
     view: &'v View,
-    /// The segments that those of memtables stood in so far.
-    segments: Vec<((ShardId, u64), SegmentBytes)>,
     failed: Result<()>,
 }
 
@@ -369,7 +370,6 @@ impl Values<'_> {
     fn new(view: &View) -> Values<'_> {
         Values {
             view,
-            segments: Vec::new(),
             failed: Ok(()),
         }
     }
@@ -384,10 +384,7 @@ impl Values<'_> {
     ) -> ControlFlow<()> {
         let found = match source {
             ValueSource::Bytes(bytes) => return see(name, bytes),
-            ValueSource::Log(place) => match self.logged(&place) {
-                Some(bytes) => return see(name, bytes),
-                None => FoundValue::Log(place),
-            },
+            ValueSource::Log(place) => FoundValue::Log(place),
             ValueSource::Pointer(pointer) => FoundValue::Pointer(pointer),
             ValueSource::Absent => unreachable!("a scan shows no deleted names"),
         };
@@ -398,24 +395,5 @@ impl Values<'_> {
                 ControlFlow::Break(())
             }
         }
-    }
-
-    /// A value in the log, where no copy has to be made. There are few segments and many values.
-    fn logged(&mut self, place: &LogPlace) -> Option<&[u8]> {
-        let (start, len) = (place.offset as usize, place.len as usize);
-        let segment = (place.shard, place.first_seq);
-        let known = self.segments.iter().position(|(of, _)| *of == segment);
-        let at = match known {
-            Some(at) if self.segments[at].1.len() >= start.saturating_add(len) => at,
-            Some(at) => {
-                self.segments[at].1 = self.view.whole(place)?;
-                at
-            }
-            None => {
-                self.segments.push((segment, self.view.whole(place)?));
-                self.segments.len() - 1
-            }
-        };
-        self.segments[at].1.get(start..)?.get(..len)
     }
 }

@@ -23,8 +23,8 @@ use artmap::{ArtMap, AsBytes, EntryRef};
 use strandline_wal::Hlc;
 
 pub use cursor::MemtableCursor;
-use names::{NameAt, Names};
-pub use newest::NewestCursor;
+use names::{NameAt, NameBuf, Names};
+pub use newest::{Holder, NewestCursor};
 
 use crate::table::{EntryKind, Found, FoundValue, LogPlace, NAME_LEN_MAX, ValueSource};
 
@@ -276,9 +276,8 @@ impl Memtable {
     ) -> ControlFlow<()> {
         // Nothing that the tree gives up is freed while it is walked, by anyone.
         let mut later = later.peekable();
-        let mut name = Vec::new();
+        let mut name = NameBuf::new();
         for (_, at) in names {
-            name.clear();
             self.names.copy_name(*at, &mut name);
             while let Some(entry) = later.peek() {
                 match order(entry.key().as_bytes(), &name) {
@@ -321,10 +320,9 @@ impl Memtable {
         MemtableCursor::new(Arc::clone(self))
     }
 
-    /// A cursor over what is visible at a time: of each name the newest version that is not newer. Of names
-    /// that have only newer ones it shows the newest, which is to be passed over.
+    /// A cursor over what is visible at a time.
+    #[cfg(test)]
     pub fn cursor_at(self: &Arc<Memtable>, at: Hlc) -> NewestCursor {
-        self.expect_walk();
         NewestCursor::new(Arc::clone(self), at)
     }
 

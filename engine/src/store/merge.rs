@@ -9,6 +9,7 @@ mod tests;
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
+use smallvec::{SmallVec, smallvec};
 use strandline_wal::{Error, Result};
 
 use crate::table::{Cursor, EntryKind, Found, InternalKey, Step, ValueSource, head_of};
@@ -28,7 +29,7 @@ pub use visible::VisibleIter;
 pub struct Merge<C> {
     sources: Vec<C>,
     /// Per inner node of the tree the source that lost there. Node 0 is not used.
-    losers: Vec<usize>,
+    losers: Nodes,
     /// The source that the merge stands on, where that one is valid.
     winner: usize,
     is_backward: bool,
@@ -36,13 +37,13 @@ pub struct Merge<C> {
     error: Option<Error>,
 }
 
+/// Sources by the nodes of the tree: most trees are small.
+type Nodes = SmallVec<[usize; 8]>;
+
 impl<C: Cursor> Merge<C> {
     /// Merges cursors, the newest source first. It stands nowhere yet.
     pub fn new(sources: Vec<C>) -> Merge<C> {
-        let losers = match sources.len() {
-            0 | 1 => Vec::new(),
-            count => vec![0; count],
-        };
+        let losers = smallvec![0; sources.len()];
         Merge {
             sources,
             losers,
@@ -174,6 +175,11 @@ impl<C: Cursor> Merge<C> {
             });
             match (flow, is_past) {
                 (ControlFlow::Break(()), false) => return,
+                (ControlFlow::Break(()), true) if self.losers.len() == 2 => {
+                    self.losers[1] = winner;
+                    self.winner = other;
+                    continue;
+                }
                 (ControlFlow::Break(()), true) => {}
                 (ControlFlow::Continue(()), _) => {
                     if let Err(error) = stopped(source) {
@@ -313,7 +319,7 @@ impl<C: Cursor> Merge<C> {
             self.winner = 0;
             return;
         }
-        let mut winners: Vec<usize> = (0..2 * count).map(|n| n.saturating_sub(count)).collect();
+        let mut winners: Nodes = (0..2 * count).map(|n| n.saturating_sub(count)).collect();
         for node in (1..count).rev() {
             let (a, b) = (winners[2 * node], winners[2 * node + 1]);
             let (winner, loser) = if self.beats(b, a) { (b, a) } else { (a, b) };

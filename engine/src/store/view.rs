@@ -13,7 +13,7 @@ use strandline_wal::log::{Segment, SegmentBytes};
 use strandline_wal::{Error, Hlc, Position, Result, ShardId};
 
 use super::Counters;
-use super::memtable::{Memtable, Shape};
+use super::memtable::{Holder, Memtable, Shape};
 use super::watermarks::{Mark, Watermarks};
 use crate::table::{
     Found, FoundValue, Hit, LogPlace, PointerSource, Table, TableBytes, ValuePointer, ValueSource,
@@ -139,11 +139,6 @@ impl MemLevel {
             .transpose()
     }
 
-    /// All of the segment that a place of this memtable is in, where that takes no copy.
-    fn whole(&self, place: &LogPlace) -> Option<SegmentBytes> {
-        self.with_segment(place, Segment::whole)?
-    }
-
     /// The CRC-32 of the bytes at a place that this memtable points to.
     pub fn crc_of(&self, place: &LogPlace) -> Result<Option<u32>> {
         let (at, len) = (place.offset.into(), place.len as usize);
@@ -158,6 +153,16 @@ impl MemLevel {
             .iter()
             .map(|(place, s)| (*place, s.data_len()))
             .collect()
+    }
+}
+
+impl Holder for Arc<MemLevel> {
+    fn memtable(&self) -> &Memtable {
+        &self.index
+    }
+
+    fn whole(&self, place: &LogPlace) -> Option<SegmentBytes> {
+        self.with_segment(place, Segment::whole)?
     }
 }
 
@@ -455,11 +460,6 @@ impl View {
             FoundValue::Pointer(pointer) => self.pointed(&pointer).map(Some),
             FoundValue::Log(place) => self.logged(&place).map(Some),
         }
-    }
-
-    /// All of the segment that a memtable's place is in, where that takes no copy.
-    pub fn whole(&self, place: &LogPlace) -> Option<SegmentBytes> {
-        self.memtables().find_map(|level| level.whole(place))
     }
 
     fn logged(&self, place: &LogPlace) -> Result<Value> {

@@ -61,15 +61,40 @@ impl std::fmt::Debug for Words {
 /// instruction.
 #[inline]
 pub fn prefetch(word: &AtomicU64) {
+    prefetch_line(word);
+}
+
+/// As [`prefetch`], the first lines of some bytes: of more the processor fetches the rest itself.
+#[inline]
+pub fn prefetch_bytes(bytes: &[u8]) {
+    for line in bytes.chunks(LINE_LEN).take(LINE_COUNT_MAX) {
+        prefetch_line(line);
+    }
+    // They begin anywhere in a line.
+    if bytes.len() <= LINE_LEN * LINE_COUNT_MAX
+        && let Some(last) = bytes.last()
+    {
+        prefetch_line(last);
+    }
+}
+
+#[inline]
+fn prefetch_line<T: ?Sized>(at: &T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the instruction is of every x86-64, and reads nothing.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast());
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = word;
+    let _ = at;
 }
+
+/// Bytes that come from memory at once.
+const LINE_LEN: usize = 64;
+
+/// Lines that are asked for, one by one.
+const LINE_COUNT_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -86,6 +111,7 @@ mod tests {
             if let Some(word) = words.last() {
                 prefetch(word);
             }
+            prefetch_bytes(&vec![1; len]);
             assert!(words.iter().all(|word| word.load(Relaxed) == 7));
         }
     }

@@ -26,6 +26,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use strandline_wal::io::words::{Words, prefetch};
 use strandline_wal::{Hlc, ShardId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -50,6 +51,11 @@ pub(super) struct Names {
 /// Where a name stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct NameAt(u32);
+
+/// Room for a name: for most without memory of its own.
+pub(super) type NameBuf = SmallVec<[u8; NAME_BUF_LEN]>;
+
+const NAME_BUF_LEN: usize = 32;
 
 /// The hash of a name.
 #[derive(Clone, Copy)]
@@ -298,14 +304,25 @@ impl Names {
         prefetch(&words[SPAN]);
     }
 
-    /// Appends the bytes of a name.
-    pub fn copy_name(&self, name: NameAt, bytes: &mut Vec<u8>) {
+    /// Puts the bytes of a name in the place of others.
+    #[inline]
+    pub fn copy_name(&self, name: NameAt, bytes: &mut NameBuf) {
         let words = self.arena.words(name.0);
-        let end = bytes.len() + len_of(words);
-        for word in &words[NAME..NAME + len_of(words).div_ceil(8)] {
+        let len = len_of(words);
+        let words = &words[NAME..NAME + len.div_ceil(8)];
+        bytes.clear();
+        let mut short = [[0; 8]; NAME_BUF_LEN / 8];
+        if words.len() <= short.len() {
+            for (bytes, word) in short.iter_mut().zip(words) {
+                *bytes = word.load(Relaxed).to_be_bytes();
+            }
+            bytes.extend_from_slice(&short.as_flattened()[..len]);
+            return;
+        }
+        for word in words {
             bytes.extend_from_slice(&word.load(Relaxed).to_be_bytes());
         }
-        bytes.truncate(end);
+        bytes.truncate(len);
     }
 
     /// The first two words of a name: they order most names.

@@ -5,20 +5,22 @@ use std::sync::Arc;
 
 use artmap::AsBytes;
 use smallvec::SmallVec;
-use strandline_wal::{Hlc, Result};
+use strandline_wal::io::words::prefetch_bytes;
+use strandline_wal::log::SegmentBytes;
+use strandline_wal::{Hlc, Result, ShardId};
 
-use super::names::{NameAt, Names, head_of};
+use super::names::{NameAt, NameBuf, Names, head_of};
 use super::{MemEntry, Memtable, Place, Sorted};
-use crate::table::{Cursor, EntryKind, Found, InternalKey, Step, ValueSource};
+use crate::table::{Cursor, EntryKind, Found, InternalKey, LogPlace, Step, ValueSource};
 
 /// Walks a memtable in both directions, for as long as it likes. Of each name it shows the newest version
 /// that is not newer than its time; where all are newer, the newest: who asks must see that there was a
 /// name, to know when to stop.
 ///
-/// Names that are some steps ahead are fetched, then their versions, so that the walk does not wait for
-/// each in turn.
-pub struct NewestCursor {
-    memtable: Arc<Memtable>,
+/// Names that are some steps ahead are fetched, then their versions, then the value of the next one, so
+/// that the walk does not wait for each in turn.
+pub struct NewestCursor<H = Arc<Memtable>> {
+    held: H,
     limit: Hlc,
     is_backward: bool,
     /// Whether it walks the order of all names, and not that of the first ones and those that came later.
@@ -32,15 +34,53 @@ pub struct NewestCursor {
     /// Whether there are no more than those.
     is_later_whole: bool,
     /// What the cursor stands on.
-    row: Option<(Hlc, MemEntry)>,
+    row: Option<Row>,
+    /// What the next name shows, where that was looked at already.
+    next: Option<Row>,
     /// Its name; else room for a name.
-    name: Vec<u8>,
+    name: NameBuf,
+    /// The segments that values stood in so far. There are few segments and many values.
+    segments: SmallVec<[Whole; 4]>,
 }
 
-impl NewestCursor {
-    pub(super) fn new(memtable: Arc<Memtable>, limit: Hlc) -> NewestCursor {
+/// What a name shows.
+#[derive(Clone, Copy)]
+struct Row {
+    name: NameAt,
+    version: Hlc,
+    entry: MemEntry,
+    /// The one of the known segments that has its value, if that is in memory.
+    segment: Option<usize>,
+}
+
+/// A segment, by its shard and first sequence, and what was published of it when it was asked for.
+type Whole = ((ShardId, u64), SegmentBytes);
+
+/// A memtable, and where its values are.
+pub trait Holder {
+    fn memtable(&self) -> &Memtable;
+
+    /// All of the segment that a place is in, where that takes no copy.
+    fn whole(&self, place: &LogPlace) -> Option<SegmentBytes>;
+}
+
+/// Of its values it knows the places.
+impl Holder for Arc<Memtable> {
+    fn memtable(&self) -> &Memtable {
+        self
+    }
+
+    fn whole(&self, _: &LogPlace) -> Option<SegmentBytes> {
+        None
+    }
+}
+
+impl<H: Holder> NewestCursor<H> {
+    /// A cursor that stands nowhere yet.
+    pub fn new(held: H, limit: Hlc) -> NewestCursor<H> {
+        held.memtable().expect_walk();
         NewestCursor {
-            memtable,
+            held,
             limit,
             is_backward: false,
             is_sealed: false,
@@ -49,7 +89,55 @@ impl NewestCursor {
             later_at: 0,
             is_later_whole: true,
             row: None,
-            name: Vec::new(),
+            next: None,
+            name: NameBuf::new(),
+            segments: SmallVec::new(),
+        }
+    }
+
+    /// What a name shows; its value is fetched.
+    #[inline]
+    fn look(&mut self, name: NameAt) -> Row {
+        let (version, entry) = shown_of(&self.held.memtable().names, name, self.limit);
+        let segment = match entry.source() {
+            ValueSource::Log(place) => self.segment_of(&place),
+            _ => None,
+        };
+        let row = Row {
+            name,
+            version,
+            entry,
+            segment,
+        };
+        if let ValueSource::Bytes(bytes) = self.value_of(&row) {
+            prefetch_bytes(bytes);
+        }
+        row
+    }
+
+    /// The known segment that has a value.
+    #[inline]
+    fn segment_of(&mut self, place: &LogPlace) -> Option<usize> {
+        let of = (place.shard, place.first_seq);
+        let end = place.offset as usize + place.len as usize;
+        let known = self.segments.iter().position(|(other, _)| *other == of);
+        match known {
+            Some(at) if self.segments[at].1.len() >= end => return Some(at),
+            Some(at) => self.segments[at].1 = self.held.whole(place)?,
+            None => self.segments.push((of, self.held.whole(place)?)),
+        }
+        let at = known.unwrap_or(self.segments.len() - 1);
+        (self.segments[at].1.len() >= end).then_some(at)
+    }
+
+    #[inline]
+    fn value_of(&self, row: &Row) -> ValueSource<'_> {
+        match (row.entry.source(), row.segment) {
+            (ValueSource::Log(place), Some(at)) => {
+                let (start, len) = (place.offset as usize, place.len as usize);
+                ValueSource::Bytes(&self.segments[at].1[start..start + len])
+            }
+            (source, _) => source,
         }
     }
 
@@ -57,8 +145,8 @@ impl NewestCursor {
     #[inline]
     fn sorted(&self) -> &Sorted {
         let order = match self.is_sealed {
-            true => &self.memtable.sealed,
-            false => &self.memtable.first,
+            true => &self.held.memtable().sealed,
+            false => &self.held.memtable().first,
         };
         order.get().expect("whoever walks had them put in order")
     }
@@ -76,8 +164,8 @@ impl NewestCursor {
     /// Goes between two names: those that come then are within the bound.
     fn enter(&mut self, is_backward: bool, bound: Bound<&[u8]>) {
         self.is_backward = is_backward;
-        self.is_sealed = self.memtable.sealed.get().is_some();
-        let (names, sorted) = (&self.memtable.names, self.sorted());
+        self.is_sealed = self.held.memtable().sealed.get().is_some();
+        let (names, sorted) = (&self.held.memtable().names, self.sorted());
         self.at = match bound {
             Bound::Unbounded if is_backward => sorted.places.len(),
             Bound::Unbounded => 0,
@@ -86,13 +174,19 @@ impl NewestCursor {
         };
         for count in 0..FETCH_AHEAD {
             if let Some(name) = self.ahead(count) {
-                self.memtable.names.prefetch_name(name);
+                self.held.memtable().names.prefetch_name(name);
             }
         }
+        self.next = None;
         self.later.clear();
         self.later_at = 0;
         self.is_later_whole = self.is_sealed;
         self.take_later(bound);
+        for count in 0..FETCH_AHEAD / 2 {
+            if let Some(name) = self.ahead(count) {
+                self.held.memtable().names.prefetch_newest(name);
+            }
+        }
     }
 
     /// Takes the next names of those that came later, more each time.
@@ -100,10 +194,15 @@ impl NewestCursor {
         if self.is_later_whole {
             return;
         }
-        let count = (2 * self.later.len()).clamp(LATER_COUNT_MIN, LATER_COUNT_MAX);
+        // Few names come late, as a rule, unless all do.
+        let least = match self.sorted().places.is_empty() {
+            true => LATER_COUNT_MIN,
+            false => 1,
+        };
+        let count = (2 * self.later.len()).clamp(least, LATER_COUNT_MAX);
         self.later.clear();
         self.later_at = 0;
-        let tree = &self.memtable.later;
+        let tree = &self.held.memtable().later;
         let place = |(name, at): (&[u8], NameAt)| (head_of(name), at);
         if self.is_backward {
             let range = tree.range::<_, [u8]>((Bound::Unbounded, bound));
@@ -125,8 +224,8 @@ impl NewestCursor {
             && !self.is_later_whole
             && let Some((_, last)) = self.later.last()
         {
-            let mut name = Vec::new();
-            self.memtable.names.copy_name(*last, &mut name);
+            let mut name = NameBuf::new();
+            self.held.memtable().names.copy_name(*last, &mut name);
             self.take_later(Bound::Excluded(&name));
         }
         let places = &self.sorted().places;
@@ -135,7 +234,7 @@ impl NewestCursor {
             false => places.get(self.at).copied(),
         };
         let later = self.later.get(self.later_at).copied();
-        let names = &self.memtable.names;
+        let names = &self.held.memtable().names;
         let (place, is_first, is_later) = match (first, later) {
             (None, None) => {
                 self.row = None;
@@ -162,8 +261,6 @@ impl NewestCursor {
                 names.prefetch_newest(name);
             }
         }
-        self.row = Some(shown_of(names, place.1, self.limit));
-        self.name.clear();
         names.copy_name(place.1, &mut self.name);
         match (is_first, self.is_backward) {
             (true, true) => self.at -= 1,
@@ -171,6 +268,9 @@ impl NewestCursor {
             (false, _) => {}
         }
         self.later_at += usize::from(is_later);
+        let next = self.next.take().filter(|next| next.name == place.1);
+        self.row = Some(next.unwrap_or_else(|| self.look(place.1)));
+        self.next = self.ahead(0).map(|next| self.look(next));
     }
 
     /// One step from the name that the cursor stands on, against its direction.
@@ -182,12 +282,12 @@ impl NewestCursor {
     }
 
     #[inline]
-    fn row(&self) -> &(Hlc, MemEntry) {
+    fn row(&self) -> &Row {
         self.row.as_ref().expect("the cursor stands on an entry")
     }
 }
 
-impl Cursor for NewestCursor {
+impl<H: Holder> Cursor for NewestCursor<H> {
     fn seek(&mut self, key: InternalKey<'_>) {
         self.enter(false, Bound::Included(key.name));
         self.step();
@@ -241,23 +341,23 @@ impl Cursor for NewestCursor {
     fn key(&self) -> InternalKey<'_> {
         InternalKey {
             name: &self.name,
-            version: self.row().0,
+            version: self.row().version,
         }
     }
 
     #[inline]
     fn value(&self) -> ValueSource<'_> {
-        self.row().1.source()
+        self.value_of(self.row())
     }
 
     #[inline]
     fn kind(&self) -> EntryKind {
-        self.row().1.kind
+        self.row().entry.kind
     }
 
     fn found(&self) -> Found {
-        let (version, entry) = self.row();
-        entry.found(*version)
+        let row = self.row();
+        row.entry.found(row.version)
     }
 
     fn status(&self) -> Result<()> {
@@ -289,6 +389,6 @@ fn shown_of(names: &Names, name: NameAt, at: Hlc) -> (Hlc, MemEntry) {
 /// How many steps before it is shown a name is fetched.
 const FETCH_AHEAD: usize = 6;
 
-/// Names that are taken at first of those that came later, and at most.
+/// Names that are taken at first of those that came later, where these are all, and at most.
 const LATER_COUNT_MIN: usize = 4;
 const LATER_COUNT_MAX: usize = 64;

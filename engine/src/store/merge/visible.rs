@@ -67,12 +67,12 @@ impl<C: Cursor> VisibleIter<C> {
 
     /// Moves to the first name.
     pub fn first(&mut self) {
-        self.to_lower();
+        self.go_to_lower();
         self.settle_forward();
     }
 
     /// Moves the merge to the first entry within the lower bound.
-    fn to_lower(&mut self) {
+    fn go_to_lower(&mut self) {
         match &self.lower {
             Bound::Unbounded => self.merge.first(),
             Bound::Included(name) => {
@@ -146,7 +146,7 @@ impl<C: Cursor> VisibleIter<C> {
     /// Shows all names of the range and their values, ascending, until `see` breaks. Where the iterator
     /// stands afterwards is not said; [`Self::status`] is.
     pub fn visit(&mut self, mut see: impl FnMut(&[u8], ValueSource<'_>) -> ControlFlow<()>) {
-        self.to_lower();
+        self.go_to_lower();
         self.standing = Standing::Nowhere;
         let (at, upper) = (self.at, Limit::new(&self.upper, u64::MAX));
         // Whether a version of the name, or that it is deleted, was seen already.
