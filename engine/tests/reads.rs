@@ -279,6 +279,70 @@ fn check_ranges(db: &Database, map: &Keyspace, model: &Model) {
     }
 }
 
+/// Many versions and deletions of few keys in memtables and runs, and readers of all times.
+#[test]
+fn visits_show_what_a_map_shows_whatever_lies_where() {
+    for seed in 0..VISIT_SEEDS {
+        let random = SimEnv::new(seed).env().random;
+        let below = |count: u64| random.next_u64() % count;
+        let db = database();
+        let (map, dataset) = (db.keyspace("map").unwrap(), db.dataset("").unwrap());
+        db.keyspace("next").unwrap().put("", "not of map").unwrap();
+        let key = |n: u64| {
+            let long = "k".repeat(if n.is_multiple_of(5) { 40 } else { 2 });
+            format!("{}{n:02}", if n.is_multiple_of(3) { "" } else { &long }).into_bytes()
+        };
+        let mut model = Model::new();
+        let mut past: Vec<(Snapshot, Model)> = Vec::new();
+        for step in 0..300u32 {
+            let name = key(below(50));
+            match below(100) {
+                0..55 => {
+                    let len = if below(9) == 0 {
+                        5_000
+                    } else {
+                        below(60) as usize
+                    };
+                    let value = [&step.to_be_bytes()[..], &vec![7; len]].concat();
+                    map.put(&name, &value).unwrap();
+                    model.insert(name, value);
+                }
+                55..75 => {
+                    map.delete(&name).unwrap();
+                    model.remove(&name);
+                }
+                75..80 => db.flush().unwrap(),
+                80 => dataset.compact().unwrap(),
+                81..85 => past.push((dataset.snapshot(), model.clone())),
+                _ => {
+                    let now = (dataset.snapshot(), model.clone());
+                    let other = key(below(50));
+                    let (low, high) = (name.clone().min(other.clone()), name.max(other));
+                    let range = match below(4) {
+                        0 => (Bound::Unbounded, Bound::Excluded(high)),
+                        1 => (Bound::Excluded(low), Bound::Unbounded),
+                        2 => (Bound::Included(low), Bound::Included(high)),
+                        _ => (Bound::Unbounded, Bound::Unbounded),
+                    };
+                    let count = 1 + below(60) as usize;
+                    for (snapshot, model) in past.iter().chain([&now]) {
+                        let mut all = wanted(model.range(range.clone()));
+                        let seen = visited(|see| snapshot.visit(&map, range.clone(), see), count);
+                        let what = format!("seed {seed}, step {step}: {range:?}");
+                        assert!(seen == all[..all.len().min(count)], "{what}");
+                        all.reverse();
+                        let seen =
+                            visited(|see| snapshot.visit_rev(&map, range.clone(), see), count);
+                        assert!(seen == all[..all.len().min(count)], "{what}, descending");
+                    }
+                }
+            }
+        }
+    }
+}
+
+const VISIT_SEEDS: u64 = 20;
+
 /// Whatever the order of the steps, each key comes once, and none behind the place where the ends met.
 #[test]
 fn the_two_ends_of_an_iterator_meet_once() {

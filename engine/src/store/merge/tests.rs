@@ -1,7 +1,7 @@
 //! The merge and its iterators against a sorted list.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -41,25 +41,52 @@ fn sources() -> impl Strategy<Value = Vec<Vec<Row>>> {
 }
 
 fn merged(sources: &[Vec<Row>]) -> Merge<MemtableCursor> {
-    let cursors = sources.iter().map(|rows| {
-        let memtable = Arc::new(Memtable::default());
-        for (name, version, is_value, number) in rows {
-            let kind = if *is_value {
-                EntryKind::Value
-            } else {
-                EntryKind::Tombstone
-            };
-            let place = LogPlace {
-                shard: ShardId(0),
-                first_seq: 1,
-                offset: *number,
-                len: 0,
-            };
-            memtable.insert(name, Hlc(*version), MemEntry { kind, place });
-        }
-        memtable.cursor()
-    });
+    let cursors = sources.iter().map(|rows| filled(rows).cursor());
     Merge::new(cursors.collect())
+}
+
+fn filled(rows: &[Row]) -> Arc<Memtable> {
+    let memtable = Arc::new(Memtable::default());
+    for (name, version, is_value, number) in rows {
+        let kind = if *is_value {
+            EntryKind::Value
+        } else {
+            EntryKind::Tombstone
+        };
+        let place = LogPlace {
+            shard: ShardId(0),
+            first_seq: 1,
+            offset: *number,
+            len: 0,
+        };
+        memtable.insert(name, Hlc(*version), MemEntry { kind, place });
+    }
+    memtable
+}
+
+/// Names and numbers that a visit shows until it has seen `count`.
+fn visited<C: Cursor>(
+    mut iter: VisibleIter<C>,
+    is_back: bool,
+    count: usize,
+) -> Vec<(Vec<u8>, u32)> {
+    let mut seen = Vec::new();
+    let see = |name: &[u8], value: ValueSource<'_>| {
+        let ValueSource::Log(place) = value else {
+            panic!("a memtable has no {value:?}");
+        };
+        seen.push((name.to_vec(), place.offset));
+        match seen.len() < count {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    };
+    match is_back {
+        true => iter.visit_back(see),
+        false => iter.visit(see),
+    }
+    iter.status().unwrap();
+    seen
 }
 
 /// All rows in the order of the merge, with the number of their source.
@@ -194,6 +221,34 @@ proptest! {
             });
             let found = found.transpose()?;
             prop_assert_eq!(found.as_ref(), position.map(|at| &rows[at]));
+        }
+    }
+
+    #[test]
+    fn a_visit_shows_what_a_reader_sees_until_it_breaks(
+        sources in sources(),
+        at in 0u64..13,
+        bounds in (bound(), bound()),
+        count in 1usize..40,
+        newest_only in any::<bool>(),
+    ) {
+        let mut rows = visible(&model(&sources), at, &bounds);
+        let bounds = (bounds.0.map(Name::from), bounds.1.map(Name::from));
+        for is_back in [false, true] {
+            if is_back {
+                rows.reverse();
+            }
+            let bounds = bounds.clone();
+            let seen = match newest_only {
+                true => {
+                    let cursors = sources.iter().map(|rows| filled(rows).cursor_at(Hlc(at)));
+                    let merge = Merge::new(cursors.collect());
+                    visited(VisibleIter::new(merge, Hlc(at), bounds), is_back, count)
+                }
+                false => visited(VisibleIter::new(merged(&sources), Hlc(at), bounds), is_back, count),
+            };
+            let wanted = rows.iter().take(count).map(|row| (row.0.clone(), row.3));
+            prop_assert_eq!(seen, wanted.collect::<Vec<_>>());
         }
     }
 
@@ -415,6 +470,16 @@ fn an_error_of_one_source_stops_all_that_is_built_on_it() {
             assert_eq!(iter.status().is_ok(), is_whole);
             assert!(!is_whole || seen.len() == all.len());
         }
+        let bounds = (Bound::Unbounded, Bound::Unbounded);
+        let mut iter = VisibleIter::new(failing(steps_left), Hlc::MAX, bounds);
+        let mut seen = Vec::new();
+        iter.visit(|name, _| {
+            seen.push(name.to_vec());
+            ControlFlow::Continue(())
+        });
+        assert!(seen.iter().eq(all[..seen.len()].iter().map(|row| &row.0)));
+        assert_eq!(iter.status().is_ok(), steps_left > 11);
+        assert!(steps_left <= 11 || seen.len() == all.len());
         let rules = CompactionRules {
             snapshots: Vec::new(),
             horizon: Hlc::MAX,
