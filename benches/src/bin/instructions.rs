@@ -32,7 +32,7 @@ struct Row {
     run: fn(&Path, usize) -> Result<()>,
 }
 
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 14] = [
     Row {
         name: "put",
         count: 20_000,
@@ -77,6 +77,11 @@ const ROWS: [Row; 13] = [
         name: "visit of 10, per entry",
         count: 10_000,
         run: visit_short,
+    },
+    Row {
+        name: "visit of 100, a sixth in the memtable, per entry",
+        count: 20_000,
+        run: visit_layered,
     },
     Row {
         name: "scan of 100 in reverse, per entry",
@@ -360,6 +365,25 @@ fn visit_short(dir: &Path, count: usize) -> Result<()> {
         let mut sum = 0;
         map.visit(start.., first(10, &mut sum))?;
         Ok(sum)
+    })
+}
+
+/// Every sixth key has a newer value in the memtable, which is in order already.
+fn visit_layered(dir: &Path, count: usize) -> Result<()> {
+    let (opened, keys) = loaded(dir, true)?;
+    opened.get(&keys, true)?;
+    let values = Values::new(VALUE_LEN);
+    for (n, key) in keys.iter().enumerate().step_by(6) {
+        opened.map.put(key, values.value(n + 1, VALUE_LEN))?;
+    }
+    opened.map.visit(&[][..].., first(1, &mut 0))?;
+    measured(|| {
+        for start in &keys[..count / 100] {
+            let mut sum = 0;
+            opened.map.visit(&start[..].., first(100, &mut sum))?;
+            assert!(black_box(sum) > 0);
+        }
+        Ok(())
     })
 }
 
