@@ -7,7 +7,7 @@ use strandline_wal::{Hlc, Result};
 
 use super::batch::NameBounds;
 use super::memtable::NewestCursor;
-use super::merge::{Merge, VisibleIter};
+use super::merge::{Merge, See, VisibleIter};
 use super::view::{MemLevel, Run, Value, View};
 use crate::table::{
     BackStep, Cursor, EntryKind, Found, FoundValue, InternalKey, Step, TableCursor, ValueSource,
@@ -197,12 +197,8 @@ impl Cursor for RunCursor {
 }
 
 /// A cursor over one level of a view.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "a scan has few of them, and a box would be one more to allocate"
-)]
 pub(crate) enum LevelCursor {
-    Memtable(NewestCursor<Arc<MemLevel>>),
+    Memtable(Box<NewestCursor<Arc<MemLevel>>>),
     Run(RunCursor),
 }
 
@@ -292,8 +288,8 @@ impl Cursor for LevelCursor {
 /// that is visible at `at`.
 pub(crate) fn cursors(view: &View, runs: &[Arc<Run>], at: Hlc) -> Vec<LevelCursor> {
     let memtables = view.memtables().filter(|level| level.version_min() <= at);
-    let memtables =
-        memtables.map(|level| LevelCursor::Memtable(NewestCursor::new(Arc::clone(level), at)));
+    let memtables = memtables.map(|level| NewestCursor::new(Arc::clone(level), at));
+    let memtables = memtables.map(|cursor| LevelCursor::Memtable(Box::new(cursor)));
     let runs = runs.iter().filter(|run| run.version_min() <= at);
     let runs = runs.map(|run| LevelCursor::Run(RunCursor::new(Arc::clone(run), false)));
     memtables.chain(runs).collect()
@@ -336,21 +332,17 @@ impl<V: Deref<Target = View>> Scan<V> {
     }
 
     /// Shows all names of the range and their values, ascending, until `see` breaks.
-    pub fn visit(mut self, mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
-        let mut values = Values::new(&self.view);
-        self.names
-            .visit(|name, source| values.show(name, source, &mut see));
+    pub fn visit(mut self, see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
+        let mut values = Values::new(&self.view, see);
+        self.names.visit(&mut values);
         values.failed.and_then(|()| self.names.status())
     }
 
     /// As [`Scan::visit`], descending.
-    pub fn visit_back(
-        mut self,
-        mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let mut values = Values::new(&self.view);
+    pub fn visit_back(mut self, see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
+        let mut values = Values::new(&self.view, see);
         self.names
-            .visit_back(|name, source| values.show(name, source, &mut see));
+            .visit_back(|name, source| values.see(name, source));
         values.failed.and_then(|()| self.names.status())
     }
 
@@ -360,40 +352,45 @@ impl<V: Deref<Target = View>> Scan<V> {
     }
 }
 
-/// The values of a visit.
-struct Values<'v> {
+/// Shows names with their values, wherever those stand.
+struct Values<'v, F> {
     view: &'v View,
     failed: Result<()>,
+    see: F,
 }
 
-impl Values<'_> {
-    fn new(view: &View) -> Values<'_> {
+impl<F: FnMut(&[u8], &[u8]) -> ControlFlow<()>> Values<'_, F> {
+    fn new(view: &View, see: F) -> Values<'_, F> {
         Values {
             view,
             failed: Ok(()),
+            see,
         }
     }
 
-    /// Shows a name with its value, wherever that stands.
-    #[inline]
-    fn show(
-        &mut self,
-        name: &[u8],
-        source: ValueSource<'_>,
-        see: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    /// A value that does not stand beside its name.
+    fn see_elsewhere(&mut self, name: &[u8], source: ValueSource<'_>) -> ControlFlow<()> {
         let found = match source {
-            ValueSource::Bytes(bytes) => return see(name, bytes),
+            ValueSource::Bytes(_) | ValueSource::Absent => unreachable!("it has a place"),
             ValueSource::Log(place) => FoundValue::Log(place),
             ValueSource::Pointer(pointer) => FoundValue::Pointer(pointer),
-            ValueSource::Absent => unreachable!("a scan shows no deleted names"),
         };
         match self.view.value(found) {
-            Ok(value) => see(name, &value.expect("a scan shows no deleted names")),
+            Ok(value) => (self.see)(name, &value.expect("a scan shows no deleted names")),
             Err(error) => {
                 self.failed = Err(error);
                 ControlFlow::Break(())
             }
+        }
+    }
+}
+
+impl<F: FnMut(&[u8], &[u8]) -> ControlFlow<()>> See for Values<'_, F> {
+    #[inline(always)]
+    fn see(&mut self, name: &[u8], source: ValueSource<'_>) -> ControlFlow<()> {
+        match source {
+            ValueSource::Bytes(bytes) => (self.see)(name, bytes),
+            source => self.see_elsewhere(name, source),
         }
     }
 }

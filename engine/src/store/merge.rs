@@ -15,7 +15,7 @@ use strandline_wal::{Error, Result};
 use crate::table::{Cursor, EntryKind, Found, InternalKey, Step, ValueSource, head_of};
 
 pub use compaction::{CompactionIter, CompactionRules, Dropped};
-pub use visible::VisibleIter;
+pub use visible::{See, VisibleIter};
 
 /// The entries of several cursors in one order.
 ///

@@ -64,6 +64,15 @@ fn filled(rows: &[Row]) -> Arc<Memtable> {
     memtable
 }
 
+/// A closure that sees what a visit shows.
+struct Shown<F>(F);
+
+impl<F: FnMut(&[u8], ValueSource<'_>) -> ControlFlow<()>> See for Shown<F> {
+    fn see(&mut self, name: &[u8], value: ValueSource<'_>) -> ControlFlow<()> {
+        (self.0)(name, value)
+    }
+}
+
 /// Names and numbers that a visit shows until it has seen `count`.
 fn visited<C: Cursor>(
     mut iter: VisibleIter<C>,
@@ -83,7 +92,7 @@ fn visited<C: Cursor>(
     };
     match is_back {
         true => iter.visit_back(see),
-        false => iter.visit(see),
+        false => iter.visit(&mut Shown(see)),
     }
     iter.status().unwrap();
     seen
@@ -473,10 +482,10 @@ fn an_error_of_one_source_stops_all_that_is_built_on_it() {
         let bounds = (Bound::Unbounded, Bound::Unbounded);
         let mut iter = VisibleIter::new(failing(steps_left), Hlc::MAX, bounds);
         let mut seen = Vec::new();
-        iter.visit(|name, _| {
+        iter.visit(&mut Shown(|name: &[u8], _: ValueSource<'_>| {
             seen.push(name.to_vec());
             ControlFlow::Continue(())
-        });
+        }));
         assert!(seen.iter().eq(all[..seen.len()].iter().map(|row| &row.0)));
         assert_eq!(iter.status().is_ok(), steps_left > 11);
         assert!(steps_left <= 11 || seen.len() == all.len());

@@ -8,6 +8,12 @@ use super::Merge;
 use crate::store::batch::{Name, NameBounds};
 use crate::table::{BackStep, Cursor, EntryKind, Found, InternalKey, Step, ValueSource, head_of};
 
+/// Who is shown names with their values, until it breaks. Not a closure: a call of it is to be inlined
+/// wherever it stands.
+pub trait See {
+    fn see(&mut self, name: &[u8], value: ValueSource<'_>) -> ControlFlow<()>;
+}
+
 /// Walks the names of a range as they were at one version, in both directions.
 ///
 /// Forward it stands on the entry itself. Backward the versions of a name come oldest first, so it
@@ -145,31 +151,21 @@ impl<C: Cursor> VisibleIter<C> {
 
     /// Shows all names of the range and their values, ascending, until `see` breaks. Where the iterator
     /// stands afterwards is not said; [`Self::status`] is.
-    pub fn visit(&mut self, mut see: impl FnMut(&[u8], ValueSource<'_>) -> ControlFlow<()>) {
+    pub fn visit(&mut self, see: &mut impl See) {
         self.go_to_lower();
         self.standing = Standing::Nowhere;
         let (at, upper) = (self.at, Limit::new(&self.upper, u64::MAX));
-        // Whether a version of the name, or that it is deleted, was seen already.
         let mut is_seen = false;
-        self.merge.visit(&mut |step| {
-            let Step {
-                key,
-                value,
-                repeats,
-            } = step;
-            if upper.is_below(key.name) {
-                return ControlFlow::Break(());
+        // Most readers have one source: nothing stands between that and them.
+        if let Some(source) = self.merge.alone() {
+            let flow = source.visit(&mut |step| show(step, at, &upper, &mut is_seen, see));
+            if flow.is_continue() {
+                self.merge.end_alone();
             }
-            is_seen &= repeats;
-            if is_seen || key.version > at {
-                return ControlFlow::Continue(());
-            }
-            is_seen = true;
-            match value {
-                ValueSource::Absent => ControlFlow::Continue(()),
-                value => see(key.name, value),
-            }
-        });
+            return;
+        }
+        self.merge
+            .visit(&mut |step| show(step, at, &upper, &mut is_seen, see));
     }
 
     /// As [`Self::visit`], descending.
@@ -407,6 +403,35 @@ fn is_above(upper: &Bound<Name>, name: &[u8]) -> bool {
         Bound::Unbounded => false,
         Bound::Included(upper) => name > &upper[..],
         Bound::Excluded(upper) => name >= &upper[..],
+    }
+}
+
+/// Shows an entry if it is what a reader sees of its name. `is_seen` tells whether a version of the name, or
+/// that it is deleted, was seen already.
+#[inline(always)]
+fn show(
+    step: Step<'_>,
+    at: Hlc,
+    upper: &Limit<'_>,
+    is_seen: &mut bool,
+    see: &mut impl See,
+) -> ControlFlow<()> {
+    let Step {
+        key,
+        value,
+        repeats,
+    } = step;
+    if upper.is_below(key.name) {
+        return ControlFlow::Break(());
+    }
+    *is_seen &= repeats;
+    if *is_seen || key.version > at {
+        return ControlFlow::Continue(());
+    }
+    *is_seen = true;
+    match value {
+        ValueSource::Absent => ControlFlow::Continue(()),
+        value => see.see(key.name, value),
     }
 }
 
