@@ -377,6 +377,15 @@ impl<'a> Batch<'a> {
     /// What is wrong with them. Records are looked at by [`Batch::records`].
     pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, Damage> {
         let (header, header_crc) = BatchHeader::decode(bytes)?;
+        Batch::behind(header, header_crc, bytes)
+    }
+
+    /// As [`Batch::decode`], where the header was read already.
+    pub(crate) fn behind(
+        header: BatchHeader,
+        header_crc: u32,
+        bytes: &'a [u8],
+    ) -> Result<Batch<'a>, Damage> {
         let Some(payload) = bytes.get(HEADER_LEN..header.batch_len()) else {
             return Err(Damage::Short {
                 needed: header.batch_len(),

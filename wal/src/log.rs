@@ -384,6 +384,28 @@ impl Segment {
         assert!(before < last_seq, "sequences rise");
     }
 
+    /// Writes bytes behind all others to the file, and hashes them while they are at hand. They are not
+    /// published.
+    pub(crate) fn write_behind(&self, bytes: &[u8], at: u64) -> std::io::Result<()> {
+        write_all_at(self.file.as_ref(), bytes, at)?;
+        self.hash_known(bytes, at);
+        Ok(())
+    }
+
+    /// Hashes bytes that are in the file at `at`, where they are the next ones to hash.
+    pub(crate) fn hash_known(&self, bytes: &[u8], at: u64) {
+        let mut digest = self.digest.lock();
+        if digest.len as u64 == at {
+            digest.hasher.update(bytes);
+            digest.len += bytes.len();
+        }
+    }
+
+    /// Makes its blocks behind the first `end` bytes zeros that were written.
+    pub(crate) fn write_zeros(&self, end: u64) -> std::io::Result<()> {
+        crate::pool::write_zeros(self.file.as_ref(), end, self.header.capacity)
+    }
+
     /// How many of its bytes are hashed.
     pub(crate) fn hashed_len(&self) -> usize {
         self.digest.lock().len

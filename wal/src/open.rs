@@ -7,7 +7,7 @@ use crate::bug::planted;
 use crate::error::{IoContext, Result};
 use crate::io::{Access, Env, Image, read_exact_at, write_all_at};
 use crate::log::{Log, Progress, Sealed, Segment};
-use crate::pool::Pool;
+use crate::pool::{Blocks, Pool};
 use crate::recover::{FoundSegment, Plan, execute};
 use crate::segment::{Footer, SEGMENT_HEADER_LEN, TRAILER_LEN};
 use crate::unless;
@@ -194,6 +194,8 @@ fn go_on(env: &Env, found: &FoundSegment) -> Result<Active> {
         hash_at: 0,
         is_ordered: false,
         opened_ns: env.clock.mono_ns(),
+        blocks: Blocks::Zeros,
+        short_count: 0,
     })
 }
 

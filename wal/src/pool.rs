@@ -69,6 +69,22 @@ pub(crate) struct Prepared {
     pub capacity: u64,
     /// The memory of the segment, where it was made ahead.
     pub image: Option<Image>,
+    pub blocks: Blocks,
+}
+
+/// What the blocks of a segment's file hold when it is begun.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Blocks {
+    /// Zeros that were written, so that a sync of small writes changes nothing but bytes.
+    Zeros,
+    /// Nothing: they are the file's and read as zeros. Each byte is written once, by a call, and a sync
+    /// notes which blocks were.
+    Unwritten,
+}
+
+/// Makes the blocks of a segment's file behind its first `end` bytes zeros that were written.
+pub(crate) fn write_zeros(file: &dyn File, end: u64, capacity: u64) -> std::io::Result<()> {
+    fill_zeros(file, end, room(capacity))
 }
 
 /// Bytes that a segment of such a capacity takes with its footer.
@@ -124,6 +140,27 @@ impl Pool {
         })
     }
 
+    /// A file for a segment of exactly `capacity` bytes that is written in long pieces: its blocks are
+    /// allocated and not written, and its image only shows what was written. `None` where this disk has
+    /// no such image.
+    pub(crate) fn take_unwritten(&self, dir: &Path, capacity: u64) -> Result<Option<Prepared>> {
+        let allocate = |file: &dyn File| {
+            file.allocate(0, room(capacity))?;
+            file.view(usize::try_from(capacity).expect("a segment fits in memory"))
+        };
+        let (path, file, image) = self.create(dir, allocate)?;
+        if image.is_none() {
+            self.remove(&path)?;
+        }
+        Ok(image.map(|image| Prepared {
+            path,
+            file,
+            capacity,
+            image: Some(image),
+            blocks: Blocks::Unwritten,
+        }))
+    }
+
     fn take_where(
         &self,
         dir: &Path,
@@ -131,7 +168,15 @@ impl Pool {
         suits: impl Fn(&Spare) -> bool,
     ) -> Result<Prepared> {
         let Some(spare) = self.find(|spare| spare.fits(dir, capacity) && suits(spare)) else {
-            return self.create(dir, capacity);
+            let zeros = |file: &dyn File| fill_zeros(file, 0, room(capacity));
+            let (path, file, ()) = self.create(dir, zeros)?;
+            return Ok(Prepared {
+                path,
+                file,
+                capacity,
+                image: None,
+                blocks: Blocks::Zeros,
+            });
         };
         if let Some((file, image)) = spare.made {
             return Ok(Prepared {
@@ -139,6 +184,7 @@ impl Pool {
                 file,
                 capacity: spare.len,
                 image: Some(image),
+                blocks: Blocks::Zeros,
             });
         }
         match self.ready(&spare, capacity) {
@@ -147,6 +193,7 @@ impl Pool {
                 file,
                 capacity,
                 image: None,
+                blocks: Blocks::Zeros,
             }),
             Err(error) => {
                 self.spares.lock().push(spare);
@@ -174,22 +221,23 @@ impl Pool {
         Ok(file)
     }
 
-    fn create(&self, dir: &Path, capacity: u64) -> Result<Prepared> {
+    fn create<T>(
+        &self,
+        dir: &Path,
+        allocate: impl FnOnce(&dyn File) -> std::io::Result<T>,
+    ) -> Result<(PathBuf, Arc<dyn File>, T)> {
         let path = self.new_name(dir);
         let file = self.env.disk.create(&path).during("create", &path)?;
         file.keep_in_place();
-        if let Err(error) = fill_zeros(file.as_ref(), 0, room(capacity)) {
-            drop(file);
-            // The first failure is the one to report; the file is removed at the next open anyway.
-            let _ = self.env.disk.remove(&path);
-            return Err(error).during("allocate", &path);
+        match allocate(file.as_ref()) {
+            Ok(allocated) => Ok((path, file, allocated)),
+            Err(error) => {
+                drop(file);
+                // The first failure is the one to report; the file is removed at the next open anyway.
+                let _ = self.env.disk.remove(&path);
+                Err(error).during("allocate", &path)
+            }
         }
-        Ok(Prepared {
-            path,
-            file,
-            capacity,
-            image: None,
-        })
     }
 
     fn new_name(&self, dir: &Path) -> PathBuf {

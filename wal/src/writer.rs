@@ -6,23 +6,30 @@
 //! order and the chain is unbroken. [`Reservation::fill`] copies the payload outside of it.
 //! [`Filled::publish`] makes it readable, in reservation order ([`crate::publish`]).
 //!
-//! A follower's writer only takes [`Writer::append_verbatim`]: the layout of the log is the leader's
-//! alone, so headers, offsets, seal points and footers come as they were written there.
+//! A follower's writer only takes [`Writer::append_each`]: the layout of the log is the leader's
+//! alone, so headers, offsets, seal points and footers come as they were written there. A follower that
+//! is far behind is sent long pieces. A segment that begins with one is made of blocks that are not
+//! written yet, and every piece goes to its file by one call: no zeros first, and no copy between.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::batch::{Batch, BatchHeader, HEADER_LEN, PAYLOAD_LEN_MAX, SealedPayload, VERSION};
-use crate::bug::planted;
-use crate::error::{Error, IoContext, Result};
+use crate::batch::{BatchHeader, HEADER_LEN, PAYLOAD_LEN_MAX, SealedPayload, VERSION};
+use crate::error::{IoContext, Result};
 use crate::ids::{Epoch, Hlc, Position};
 use crate::io::map::Slot;
-use crate::io::{File, Image};
+use crate::io::{File, Image, write_all_at};
 use crate::log::{Log, Progress, Sealed, Segment};
-use crate::pool::{Pool, Prepared};
+use crate::pool::{Blocks, Pool, Prepared};
 use crate::segment::{
     CAPACITY_MIN, Footer, INDEX_STEP, SEGMENT_HEADER_LEN, SEGMENT_LEN_MAX, SegmentHeader, path_of,
 };
+
+mod shipped;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use shipped::{Appended, Shipped};
 
 /// Which memory face growing segments have.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -106,6 +113,8 @@ pub struct Writer {
     tail: Tail,
     active: Option<Active>,
     capacity_next: u64,
+    /// The batches of the piece that is being appended, kept for its memory.
+    found: Vec<(u64, BatchHeader, u32)>,
 }
 
 /// The growing segment and what its footer will say.
@@ -118,6 +127,9 @@ pub(crate) struct Active {
     /// Whether the next segment was ordered.
     pub is_ordered: bool,
     pub opened_ns: u64,
+    pub blocks: Blocks,
+    /// Short pieces in a row, while the blocks are unwritten.
+    pub short_count: u32,
 }
 
 /// The running part of a footer.
@@ -206,19 +218,6 @@ impl Filled {
     }
 }
 
-/// What a call of [`Writer::append_verbatim`] added.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Appended {
-    /// The segment.
-    pub segment: u64,
-    /// Offset of the first new batch.
-    pub at: u64,
-    /// Offset behind the last one. What was shipped beyond is an incomplete batch: ship it again.
-    pub end: u64,
-    /// Where the log now ends.
-    pub position: Position,
-}
-
 impl Writer {
     pub(crate) fn new(
         log: Arc<Log>,
@@ -237,6 +236,7 @@ impl Writer {
             tail,
             active,
             capacity_next,
+            found: Vec::new(),
         }
     }
 
@@ -407,8 +407,16 @@ impl Writer {
     fn open_segment(&mut self, header: SegmentHeader, prepared: Prepared) -> Result<()> {
         let env = self.log.env();
         let path = path_of(self.log.dir(), header.log.shard, header.first_seq);
-        let file = prepared.file;
+        let (file, blocks) = (prepared.file, prepared.blocks);
         let poison = |error| self.log.poison(error);
+        let bytes = header.encode();
+        if blocks == Blocks::Unwritten
+            && let Err(error) = write_all_at(file.as_ref(), &bytes, 0)
+        {
+            // The first failure is the one to report; the file is removed at the next open anyway.
+            let _ = env.disk.remove(&prepared.path);
+            return Err(error).during("write", &prepared.path);
+        }
         env.disk
             .rename(&prepared.path, &path)
             .during("rename", &prepared.path)
@@ -421,14 +429,11 @@ impl Writer {
                 .image(file.as_ref(), prepared.capacity, &path),
         };
         let image = Arc::new(image.map_err(poison)?);
-        let bytes = header.encode();
-        let mut slot = image
-            .reserve(bytes.len())
-            .expect("a segment has room for its header");
-        slot.bytes_mut().copy_from_slice(&bytes);
-        let end = slot.end();
-        drop(slot);
-        image.publish(end);
+        let end = match blocks {
+            Blocks::Zeros => image.append(&bytes),
+            Blocks::Unwritten => image.take_up(&bytes),
+        };
+        image.publish(end.expect("a segment has room for its header"));
         let progress = Progress {
             written: 0,
             synced: 0,
@@ -437,6 +442,7 @@ impl Writer {
         };
         let segment = Segment::growing(header, path, file, Arc::clone(&image), progress);
         let segment = Arc::new(segment);
+        segment.hash_known(&bytes, 0);
         self.log.add(Arc::clone(&segment));
         self.active = Some(Active {
             segment,
@@ -445,6 +451,8 @@ impl Writer {
             hash_at: DIGEST_STEP,
             is_ordered: false,
             opened_ns: env.clock.mono_ns(),
+            blocks,
+            short_count: 0,
         });
         Ok(())
     }
@@ -490,270 +498,6 @@ impl Writer {
         }
         self.log.env().disk.remove(path).during("remove", path)
     }
-
-    /// Appends what a leader shipped: bytes of the segment that starts with `segment_first_seq`,
-    /// from offset `at` on. A segment's first bytes are its header. Stops at the last whole batch.
-    /// What lies before this log's end is skipped: frames may come twice.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] where the bytes do not continue this log, [`Error::Corrupt`] where they are
-    /// damaged: nothing of the bad batch was kept in both cases. The disk's otherwise.
-    pub fn append_verbatim(
-        &mut self,
-        segment_first_seq: u64,
-        at: u64,
-        bytes: &[u8],
-    ) -> Result<Appended> {
-        self.log.check()?;
-        let (mut at, mut bytes) = (at, bytes);
-        if at == 0 && self.is_new(segment_first_seq) {
-            let header = bytes.get(..SEGMENT_HEADER_LEN).ok_or_else(|| {
-                self.refused(
-                    "segment header",
-                    "512 bytes",
-                    format!("{} bytes", bytes.len()),
-                )
-            })?;
-            self.open_shipped(header, segment_first_seq)?;
-        }
-        let Some(active) = &self.active else {
-            let found = format!("bytes of segment {segment_first_seq}");
-            return Err(self.refused("segment", "the header of the next one", found));
-        };
-        let end = active.image.reserved_len() as u64;
-        if active.segment.first_seq() != segment_first_seq || at > end {
-            let expected = format!("segment {} from byte {end}", active.segment.first_seq());
-            let found = format!("segment {segment_first_seq} from byte {at}");
-            return Err(self.refused("place", expected, found));
-        }
-        let known = usize::try_from(end - at)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
-        bytes = &bytes[known..];
-        at += known as u64;
-        let start = at;
-        while let Some(header) = bytes.first_chunk::<HEADER_LEN>() {
-            let damaged = |damage| {
-                let active = self.active.as_ref().expect("looked at above");
-                let path = active.segment.path();
-                Error::corrupt(path, at, "shipped batch", "an intact batch", damage)
-            };
-            let (header, _) = BatchHeader::decode(header).map_err(damaged)?;
-            self.check_continues(&header)?;
-            if bytes.len() < header.batch_len() {
-                break;
-            }
-            let batch = Batch::decode(bytes).map_err(damaged)?;
-            let batch_len = header.batch_len();
-            self.append_batch(&batch, &bytes[..batch_len])?;
-            bytes = &bytes[batch_len..];
-            at += batch_len as u64;
-        }
-        Ok(Appended {
-            segment: segment_first_seq,
-            at: start,
-            end: at,
-            position: self.position(),
-        })
-    }
-
-    fn is_new(&self, first_seq: u64) -> bool {
-        self.active
-            .as_ref()
-            .is_none_or(|active| active.segment.first_seq() != first_seq)
-    }
-
-    /// Starts the segment whose header was shipped.
-    fn open_shipped(&mut self, header: &[u8], first_seq: u64) -> Result<()> {
-        if let Some(active) = &self.active {
-            let expected = format!("the footer of segment {}", active.segment.first_seq());
-            return Err(self.refused("segment", expected, format!("segment {first_seq}")));
-        }
-        let path = path_of(self.log.dir(), self.log.id().shard, first_seq);
-        let header = SegmentHeader::decode(header, &path)?;
-        let rules = [
-            (
-                "log",
-                header.log == *self.log.id(),
-                self.log.id().to_string(),
-                header.log.to_string(),
-            ),
-            (
-                "lineage",
-                header.lineage == self.lineage,
-                hex(&self.lineage),
-                hex(&header.lineage),
-            ),
-            (
-                "first sequence",
-                header.first_seq == self.tail.next_seq && header.first_seq == first_seq,
-                self.tail.next_seq.to_string(),
-                header.first_seq.to_string(),
-            ),
-            (
-                "chain value",
-                header.prev_crc == self.tail.chain || planted("shipped.prev_crc"),
-                format!("{:#010x}", self.tail.chain),
-                format!("{:#010x}", header.prev_crc),
-            ),
-            (
-                "digest of the segment before",
-                header.prev_digest == self.tail.prev_digest || planted("shipped.prev_digest"),
-                hex(&self.tail.prev_digest),
-                hex(&header.prev_digest),
-            ),
-            (
-                "epoch",
-                header.epoch >= self.tail.epoch || planted("shipped.older_epoch"),
-                format!("{} or later", self.tail.epoch),
-                header.epoch.to_string(),
-            ),
-        ];
-        if let Some((what, _, expected, found)) = rules.into_iter().find(|(_, holds, ..)| !holds) {
-            return Err(self.refused(what, expected, found));
-        }
-        let prepared = self.pool.take_exact(self.log.dir(), header.capacity)?;
-        // A leader that fills it quickly doubles it, as one here would.
-        self.capacity_next = header.capacity;
-        self.open_segment(header, prepared)
-    }
-
-    /// Whether a shipped batch is the next one of this log.
-    fn check_continues(&self, header: &BatchHeader) -> Result<()> {
-        let active = self.active.as_ref().expect("a segment is open");
-        let segment = active.segment.header();
-        let room = active.image.len() - active.image.reserved_len();
-        let (log, place) = (self.log.id(), (header.region, header.shard));
-        let rules = [
-            (
-                "sequence",
-                header.first_seq == self.tail.next_seq,
-                self.tail.next_seq,
-                header.first_seq,
-            ),
-            (
-                "nonce",
-                header.nonce == segment.nonce || planted("shipped.nonce"),
-                segment.nonce.into(),
-                header.nonce.into(),
-            ),
-            (
-                "chain value",
-                header.prev_crc == self.tail.chain || planted("shipped.chain"),
-                self.tail.chain.into(),
-                header.prev_crc.into(),
-            ),
-            (
-                "epoch",
-                header.epoch == segment.epoch || planted("shipped.epoch"),
-                segment.epoch.0.into(),
-                header.epoch.0.into(),
-            ),
-            (
-                "shard",
-                place == (log.region, log.shard),
-                log.shard.0.into(),
-                header.shard.0.into(),
-            ),
-            (
-                "timestamp",
-                header.timestamp > self.tail.timestamp,
-                self.tail.timestamp.0.saturating_add(1),
-                header.timestamp.0,
-            ),
-            (
-                "length",
-                header.batch_len() <= room,
-                room as u64,
-                header.batch_len() as u64,
-            ),
-        ];
-        match rules.into_iter().find(|(_, holds, ..)| !holds) {
-            None => Ok(()),
-            Some((what, _, expected, found)) => {
-                Err(self.refused(what, expected.to_string(), found.to_string()))
-            }
-        }
-    }
-
-    fn append_batch(&mut self, batch: &Batch<'_>, bytes: &[u8]) -> Result<()> {
-        let active = self.active.as_mut().expect("a segment is open");
-        let mut slot = active.image.reserve(bytes.len()).expect("room was checked");
-        slot.bytes_mut().copy_from_slice(bytes);
-        let (at, end) = (slot.at() as u64, slot.end());
-        drop(slot);
-        active.summary.note(&batch.header, at);
-        active.segment.publish(end, batch.header.last_seq());
-        self.tail.next_seq = batch.header.last_seq() + 1;
-        self.tail.chain = batch.header_crc;
-        self.tail.epoch = batch.header.epoch;
-        self.tail.timestamp = batch.header.timestamp;
-        self.look_ahead(end);
-        Ok(())
-    }
-
-    /// Seals the growing segment with the footer that the leader wrote.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] where it is not the footer of exactly these bytes; the disk's otherwise.
-    pub fn seal_verbatim(&mut self, segment_first_seq: u64, bytes: &[u8]) -> Result<()> {
-        self.log.check()?;
-        if self.is_new(segment_first_seq) {
-            let already = self
-                .log
-                .segment(segment_first_seq)
-                .is_some_and(|s| s.sealed().is_some());
-            return match already {
-                true => Ok(()),
-                false => {
-                    let found = format!("the footer of segment {segment_first_seq}");
-                    Err(self.refused("segment", "the growing one", found))
-                }
-            };
-        }
-        let active = self.active.as_mut().expect("it is not new");
-        let ours = active.footer(&self.tail);
-        let nonce = active.segment.header().nonce;
-        let theirs = Footer::decode(bytes, nonce, ours.data_len, active.segment.path())?;
-        if theirs != ours && !planted("shipped.footer") {
-            let (expected, found) = (describe(&ours), describe(&theirs));
-            return Err(self.refused("footer", expected, found));
-        }
-        let active = self.active.take().expect("it is not new");
-        self.finish(
-            active,
-            Sealed {
-                footer: theirs,
-                bytes: bytes.to_vec(),
-            },
-        )
-    }
-
-    /// Where the next shipped bytes must start: (segment, offset), or `None` where a new segment
-    /// must come first.
-    pub fn growing(&self) -> Option<(u64, u64)> {
-        self.active.as_ref().map(|active| {
-            (
-                active.segment.first_seq(),
-                active.image.reserved_len() as u64,
-            )
-        })
-    }
-
-    fn refused(
-        &self,
-        what: &'static str,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> Error {
-        Error::Refused {
-            log: Box::new(self.log.id().clone()),
-            at: self.position(),
-            what,
-            expected: expected.into(),
-            found: found.into(),
-        }
-    }
 }
 
 impl Active {
@@ -790,21 +534,6 @@ impl Active {
     }
 }
 
-fn describe(footer: &Footer) -> String {
-    format!(
-        "records to {} with digest {}",
-        footer.last_seq,
-        hex(&footer.digest)
-    )
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 fn nonzero(nonce: u32) -> u32 {
     nonce.max(1)
 }
-
-#[cfg(test)]
-pub(crate) mod tests;

@@ -40,11 +40,12 @@ pub enum Call {
     SetLen,
     Map,
     Image,
+    View,
 }
 
 impl Call {
     /// Every method.
-    pub const ALL: [Call; 19] = [
+    pub const ALL: [Call; 20] = [
         Call::Create,
         Call::Open,
         Call::Rename,
@@ -64,6 +65,7 @@ impl Call {
         Call::SetLen,
         Call::Map,
         Call::Image,
+        Call::View,
     ];
 }
 
@@ -483,5 +485,10 @@ impl File for FaultFile {
     fn image(&self, len: usize) -> io::Result<Option<Image>> {
         self.begin(Call::Image, None)?;
         self.below.image(len)
+    }
+
+    fn view(&self, len: usize) -> io::Result<Option<Image>> {
+        self.begin(Call::View, None)?;
+        self.below.view(len)
     }
 }

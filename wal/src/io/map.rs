@@ -171,7 +171,8 @@ impl Image {
         Ok(Image::of(start, len, ImageOwner::Private(raw)))
     }
 
-    /// Wraps a shared file mapping. `real.rs` alone makes these.
+    /// Wraps a shared file mapping, which may be for reading only: then its slots are never filled, see
+    /// [`Image::take_up`]. `real.rs` alone makes these.
     pub(crate) fn shared(raw: memmap2::MmapRaw) -> Image {
         let start = NonNull::new(raw.as_mut_ptr()).expect("a mapping is never null");
         let len = raw.len();
@@ -233,6 +234,22 @@ impl Image {
             at,
             len,
         })
+    }
+
+    /// Copies bytes behind everything that was handed out. Returns where they end: the caller publishes
+    /// them. `None` where they do not fit.
+    pub(crate) fn append(self: &Arc<Image>, bytes: &[u8]) -> Option<usize> {
+        let mut slot = self.reserve(bytes.len())?;
+        slot.bytes_mut().copy_from_slice(bytes);
+        Some(slot.end())
+    }
+
+    /// As [`Image::append`], of bytes that were written to the file by a call: its pages have them.
+    pub(crate) fn take_up(self: &Arc<Image>, bytes: &[u8]) -> Option<usize> {
+        match self.is_file() {
+            true => Some(self.reserve(bytes.len())?.end()),
+            false => self.append(bytes),
+        }
     }
 
     /// Bytes handed out so far.

@@ -180,6 +180,10 @@ pub trait File: Any + Send + Sync {
     /// disk has none. What is written to it counts as written to the file at once. The file must
     /// be at least `len` long and its blocks allocated.
     fn image(&self, len: usize) -> io::Result<Option<Image>>;
+
+    /// As [`File::image`] for a file that is written by [`File::write_at`] alone: the image only shows
+    /// what was written. Nothing of the file is touched, so its blocks need not be written yet.
+    fn view(&self, len: usize) -> io::Result<Option<Image>>;
 }
 
 /// Reads exactly `buf.len()` bytes; `UnexpectedEof` where the file ends before.

@@ -334,6 +334,16 @@ impl File for RealFile {
         populate(&raw)?;
         Ok(Some(Image::shared(raw)))
     }
+
+    fn view(&self, len: usize) -> io::Result<Option<Image>> {
+        if !self.can_map(len)? {
+            return Ok(None);
+        }
+        let raw = memmap2::MmapOptions::new()
+            .len(len)
+            .map_raw_read_only(&self.file)?;
+        Ok(Some(Image::shared(raw)))
+    }
 }
 
 impl Drop for RealFile {

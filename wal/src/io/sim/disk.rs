@@ -215,6 +215,12 @@ impl File for SimFile {
         state.watch(self.node, Watch::new(Arc::clone(&memory)));
         Ok(Some(Image::heap(memory)))
     }
+
+    /// An image like any other: [`Image::take_up`] gives its memory what the file was written, as the
+    /// page cache does, and the disk finds nothing new in it.
+    fn view(&self, len: usize) -> io::Result<Option<Image>> {
+        self.image(len)
+    }
 }
 
 fn check_len(len: usize, file_len: u64) -> io::Result<()> {

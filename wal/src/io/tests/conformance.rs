@@ -371,6 +371,29 @@ fn what_is_published_to_an_image_is_written_to_the_file() {
 }
 
 #[test]
+fn a_view_shows_what_is_written_to_the_file() {
+    on_every_disk(|place| {
+        let file = place.file("a", b"");
+        file.allocate(0, 8_192).unwrap();
+        let view = file.view(8_192).unwrap();
+        assert_eq!(view.is_some(), place.maps);
+        assert_eq!(file.view(8_193).is_err(), place.maps);
+        let Some(view) = view.map(Arc::new) else {
+            return;
+        };
+        let mut at = 0;
+        for text in ["first", "second"] {
+            write_all_at(file.as_ref(), text.as_bytes(), at as u64).unwrap();
+            at = view.take_up(text.as_bytes()).unwrap();
+            view.publish(at);
+        }
+        assert_eq!(view.read(0, at).unwrap(), b"firstsecond");
+        assert!(view.read(0, at + 1).is_none() && view.take_up(&[0; 8_192]).is_none());
+        assert_eq!(&place.read("a").unwrap()[..13], b"firstsecond\0\0");
+    });
+}
+
+#[test]
 fn an_image_needs_a_file_opened_for_writing() {
     on_every_disk(|place| {
         place.file("a", b"0123456789");

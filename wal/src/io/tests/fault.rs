@@ -56,6 +56,7 @@ fn call_all_of(file: &dyn File) -> Vec<(Call, ErrorKind)> {
     note(Call::Len, file.len().map(drop));
     note(Call::Map, file.map(2).map(drop));
     note(Call::Image, file.image(2).map(drop));
+    note(Call::View, file.view(2).map(drop));
     note(Call::Sync, file.sync());
     failed
 }
