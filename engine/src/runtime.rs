@@ -1,5 +1,5 @@
-//! Background work of one database: a thread that flushes, one that compacts and one for the logs, or
-//! none at all.
+//! Background work of one database: a thread that flushes, one that compacts, one for the logs and one
+//! that syncs what a follower took, or none at all.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -70,6 +70,7 @@ impl Runtime {
         runtime.spawn("strandline-flush", Arc::clone(stores), flush_step)?;
         runtime.spawn("strandline-compact", Arc::clone(stores), compact_step)?;
         runtime.spawn("strandline-log", Arc::clone(stores), log_step)?;
+        runtime.spawn("strandline-sync", Arc::clone(stores), persist_step)?;
         Ok(runtime)
     }
 
@@ -167,6 +168,11 @@ pub(crate) fn compact_step(store: &Store, goes_on: GoesOn<'_>) -> Result<bool> {
 /// One piece of work on the logs. Returns whether there was something to do.
 fn log_step(store: &Store, _: GoesOn<'_>) -> Result<bool> {
     Ok(store.log_step())
+}
+
+/// A sync that a follower asked for. Returns whether there was one.
+fn persist_step(store: &Store, _: GoesOn<'_>) -> Result<bool> {
+    Ok(store.persist_step())
 }
 
 #[cfg(test)]

@@ -70,6 +70,8 @@ pub struct DatasetStats {
     pub segments_recycled: u64,
     /// Segment files that were removed.
     pub segments_removed: u64,
+    /// Pieces of the leader's log that went to a file by a call of their own: this node was far behind.
+    pub pieces_by_call: u64,
     /// Bytes that scrubs read.
     pub scrubbed_len: u64,
     /// Whole passes of scrubs.
@@ -120,6 +122,7 @@ impl DatasetStats {
             values_moved: get(&counters.values_moved),
             segments_recycled: get(&counters.segments_recycled),
             segments_removed: get(&counters.segments_removed),
+            pieces_by_call: get(&counters.pieces_by_call),
             scrubbed_len: get(&counters.scrubbed_len),
             scrub_pass_count: get(&counters.scrub_passes),
             damage_count: store.damage().lock().len(),

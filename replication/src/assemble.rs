@@ -5,6 +5,7 @@ use strandline_wal::batch::{BatchHeader, HEADER_LEN, PAYLOAD_LEN_MAX};
 use strandline_wal::segment::SEGMENT_HEADER_LEN;
 
 use crate::error::{Error, Result};
+use crate::message::Piece;
 
 /// Where the next bytes of a log must come from, and what came of an incomplete batch.
 ///
@@ -25,7 +26,7 @@ pub struct Whole {
     /// Offset in it.
     pub at: u64,
     /// A segment's header or batches, nothing partial.
-    pub bytes: Vec<u8>,
+    pub bytes: Piece,
 }
 
 impl Assembler {
@@ -43,11 +44,12 @@ impl Assembler {
         (self.segment, self.at + self.pending.len() as u64)
     }
 
-    /// Bytes came; `None` where they do not complete a batch.
+    /// Bytes came. Returns the batches that are whole now: the one that had begun before, if it is, and
+    /// those behind it as they lie in the piece.
     ///
     /// # Errors
     /// [`Error::Damaged`] where they are not at the place where the last ones ended, or are no batch.
-    pub fn push(&mut self, segment: u64, at: u64, bytes: Vec<u8>) -> Result<Option<Whole>> {
+    pub fn push(&mut self, segment: u64, at: u64, bytes: impl Into<Piece>) -> Result<Vec<Whole>> {
         let place = self.place();
         if (segment, at) != place {
             let expected = format!("segment {} byte {}", place.0, place.1);
@@ -58,24 +60,52 @@ impl Assembler {
                 found,
             });
         }
-        if self.pending.is_empty() {
-            self.pending = bytes;
-        } else {
-            self.pending.extend_from_slice(&bytes);
+        let mut bytes = bytes.into();
+        let mut wholes = Vec::new();
+        while !self.pending.is_empty() && !bytes.is_empty() {
+            let len = self.missing_len()?.min(bytes.len());
+            self.pending.extend_from_slice(&bytes[..len]);
+            bytes.advance(len);
+            if self.missing_len()? == 0 {
+                let pending = std::mem::take(&mut self.pending);
+                wholes.push(self.pass(pending.into()));
+            }
         }
-        let len = self.whole_len()?;
-        if len == 0 {
-            return Ok(None);
+        let len = self.whole_len(&bytes)?;
+        // It has none where a batch that began before is not whole yet.
+        self.pending.extend_from_slice(&bytes[len..]);
+        if len > 0 {
+            bytes.truncate(len);
+            wholes.push(self.pass(bytes));
         }
-        let rest = self.pending.split_off(len);
-        let bytes = std::mem::replace(&mut self.pending, rest);
-        let whole = Whole {
-            segment,
-            at: self.at,
+        Ok(wholes)
+    }
+
+    /// Passes whole batches on.
+    fn pass(&mut self, bytes: Piece) -> Whole {
+        let at = self.at;
+        self.at += bytes.len() as u64;
+        Whole {
+            segment: self.segment,
+            at,
             bytes,
+        }
+    }
+
+    /// Length of what stands before the batch that is next: a segment's header travels with its first
+    /// batch, because no segment is made that may stay without one.
+    fn header_len(&self) -> usize {
+        if self.at == 0 { SEGMENT_HEADER_LEN } else { 0 }
+    }
+
+    /// What `pending` lacks for its batch, or first for the batch's header.
+    fn missing_len(&self) -> Result<usize> {
+        let head_at = self.header_len();
+        let len = match self.pending.get(head_at..head_at + HEADER_LEN) {
+            Some(head) => head_at + batch_len(head)?,
+            None => head_at + HEADER_LEN,
         };
-        self.at += len as u64;
-        Ok(Some(whole))
+        Ok(len - self.pending.len())
     }
 
     /// The segment's footer came: `true` where all bytes before it did too. What follows is the
@@ -89,32 +119,33 @@ impl Assembler {
         true
     }
 
-    /// Length of the whole batches at the head of `pending`. A segment's header is whole with the
-    /// first batch behind it: no segment is made that may stay without one.
-    fn whole_len(&self) -> Result<usize> {
-        let header_len = if self.at == 0 { SEGMENT_HEADER_LEN } else { 0 };
+    /// Length of the whole batches at the head of a piece, the segment's header among them.
+    fn whole_len(&self, bytes: &[u8]) -> Result<usize> {
+        let header_len = self.header_len();
         let mut len = header_len;
-        while let Some(head) = self
-            .pending
-            .get(len..)
-            .filter(|rest| rest.len() >= HEADER_LEN)
-        {
-            let (header, _) = BatchHeader::decode(head).map_err(|damage| Error::Damaged {
-                what: "shipped batch",
-                expected: "an intact header".to_owned(),
-                found: damage.to_string(),
-            })?;
-            assert!(
-                header.payload_len as usize <= PAYLOAD_LEN_MAX,
-                "the decoder checks it"
-            );
-            if head.len() < header.batch_len() {
+        while let Some(head) = bytes.get(len..).filter(|rest| rest.len() >= HEADER_LEN) {
+            let batch_len = batch_len(head)?;
+            if head.len() < batch_len {
                 break;
             }
-            len += header.batch_len();
+            len += batch_len;
         }
         Ok(if len > header_len { len } else { 0 })
     }
+}
+
+/// The length that the header at the head of `bytes` gives its batch.
+fn batch_len(bytes: &[u8]) -> Result<usize> {
+    let (header, _) = BatchHeader::decode(bytes).map_err(|damage| Error::Damaged {
+        what: "shipped batch",
+        expected: "an intact header".to_owned(),
+        found: damage.to_string(),
+    })?;
+    assert!(
+        header.payload_len as usize <= PAYLOAD_LEN_MAX,
+        "the decoder checks it"
+    );
+    Ok(header.batch_len())
 }
 
 #[cfg(test)]
@@ -162,9 +193,9 @@ mod tests {
                 let pushed = assembler
                     .push(1, (n * piece) as u64, bytes.to_vec())
                     .unwrap();
-                if let Some(whole) = pushed {
+                for whole in pushed {
                     assert_eq!(whole.at, out.len() as u64);
-                    out.extend(whole.bytes);
+                    out.extend_from_slice(&whole.bytes);
                 }
             }
             assert!(out == stored, "pieces of {piece}");

@@ -52,6 +52,8 @@ struct Stream {
     untold: bool,
     // Records or a seal were added since the last sync.
     unsynced: bool,
+    // Bytes that were added since the last sync.
+    unsynced_len: u64,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,8 @@ pub struct Follower {
     misfits: bool,
     // Syncs that were asked for and did not come back.
     syncing: usize,
+    // A sync that goes on beside everything else.
+    is_syncing_beside: bool,
     // Wall clocks of the leader with what it had written then, oldest first; for the lag.
     clocks: VecDeque<(u64, Vec<(ShardId, u64)>)>,
     applied_wall_ms: u64,
@@ -123,6 +127,7 @@ impl Follower {
             refused_at: None,
             misfits: false,
             syncing: 0,
+            is_syncing_beside: false,
             clocks: VecDeque::new(),
             applied_wall_ms: 0,
             peer: 0,
@@ -164,6 +169,7 @@ impl Follower {
             Event::Appended(shard, done) => self.appended(now, shard, done),
             Event::Sealed(shard, done) => self.sealed(now, shard, done),
             Event::Synced(shard, done) => self.synced(now, shard, done),
+            Event::SyncEnded(done) => self.persisted(now, done),
             Event::Committed(done) => {
                 if let Err(why) = done {
                     self.stop(now, why);
@@ -210,6 +216,11 @@ impl Follower {
         Some((stream.ack, stream.written, stream.committed))
     }
 
+    /// Whether the end of an [`Action::Persist`] is waited for.
+    pub fn is_syncing_beside(&self) -> bool {
+        self.is_syncing_beside
+    }
+
     /// When [`Event::Tick`] has something to do, at the latest.
     pub fn due_ms(&self) -> Option<u64> {
         match self.state {
@@ -218,6 +229,7 @@ impl Follower {
             State::Idle => Some(self.retry_ms),
             State::Following => {
                 let sync = self.streams.values().any(|stream| stream.unsynced);
+                let sync = sync && !self.is_syncing_beside;
                 let untold = self.streams.values().any(|stream| stream.untold);
                 let heartbeat = self.told_ms + self.options.heartbeat_ms;
                 let ack = if untold {
@@ -500,6 +512,7 @@ impl Follower {
         self.streams.clear();
         self.clocks.clear();
         self.syncing = 0;
+        self.is_syncing_beside = false;
         self.commit_due = false;
     }
 

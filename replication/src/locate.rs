@@ -5,7 +5,7 @@ use std::sync::Arc;
 use strandline_wal::bug::planted;
 use strandline_wal::log::{Log, Segment, SegmentBytes};
 use strandline_wal::reader::{Reader, Step};
-use strandline_wal::segment::SEGMENT_HEADER_LEN;
+use strandline_wal::segment::{Footer, SEGMENT_HEADER_LEN};
 use strandline_wal::{Position, ShardId};
 
 use crate::epoch::{Answer, end_of_log};
@@ -227,12 +227,31 @@ pub fn next(log: &Log, first_seq: u64, at: u64, len_max: usize) -> Result<Next> 
         let len = usize::try_from(data_len - at)
             .unwrap_or(usize::MAX)
             .min(len_max);
+        let len = segment
+            .sealed()
+            .and_then(|sealed| whole_len(&sealed.footer, at, len))
+            .unwrap_or(len);
         return Ok(Next::Bytes(segment.read(at, len)?));
     }
     if !sealed || at > data_len {
         return Ok(Next::AtTail);
     }
     Ok(Next::Footer(segment))
+}
+
+/// The length of a piece of at most `len` bytes that ends where a batch does, so that its receiver need not
+/// put two halves together. `None` where the footer knows of no such end.
+fn whole_len(footer: &Footer, at: u64, len: usize) -> Option<usize> {
+    let end = at + len as u64;
+    if end >= footer.data_len {
+        return None;
+    }
+    let known = footer.index.partition_point(|(_, start)| *start <= end);
+    let (_, start) = footer.index[..known].last()?;
+    start
+        .checked_sub(at)
+        .filter(|len| *len > 0)
+        .map(|len| len as usize)
 }
 
 #[cfg(test)]

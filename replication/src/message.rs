@@ -275,8 +275,8 @@ mod parts;
 
 pub use frame::{FRAME_HEADER_LEN, Link, PAYLOAD_LEN_MAX};
 pub use parts::{
-    Ack, AckEntry, Data, DataHead, Hello, Purpose, Refusal, Role, Seal, Status, Tick, TickMark,
-    Verdict, Wants, Welcome,
+    Ack, AckEntry, Data, DataHead, Hello, Piece, Purpose, Refusal, Role, Seal, Status, Tick,
+    TickMark, Verdict, Wants, Welcome,
 };
 
 /// Lowest and highest protocol version of this build.

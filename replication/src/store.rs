@@ -115,6 +115,14 @@ pub trait FollowerStore: LogSource {
     /// The log's.
     fn seal(&self, shard: ShardId, segment: u64, footer: &[u8]) -> Result<()>;
 
+    /// Begins to make everything that was appended to any shard durable, beside everything else. One that
+    /// goes on takes the place of one that went on before.
+    fn begin_persist(&self);
+
+    /// How the sync that was begun last ended; `None` while it goes on. Whoever works in the background
+    /// notifies the driver.
+    fn poll_persist(&self) -> Option<Result<()>>;
+
     /// The group's marks rose: everything up to them may be applied and shown. Called after appends
     /// too, so that applying goes on. `seq` may lie beyond this log's end.
     ///

@@ -582,6 +582,13 @@ impl FollowerStore for TestStore {
         Ok(shard.writer.seal_verbatim(segment, footer)?)
     }
 
+    fn begin_persist(&self) {}
+
+    fn poll_persist(&self) -> Option<Result<()>> {
+        let mut shards = LogSource::shards(self).into_iter();
+        Some(shards.try_for_each(|shard| self.sync(shard).map(drop)))
+    }
+
     fn commit(&self, marks: &[CommitMark], _: Times) -> Result<()> {
         let mut inner = self.inner.lock();
         let mut rose = false;

@@ -109,6 +109,8 @@ struct Machine {
     /// Its clock's distance from the cluster's: nothing may depend on it.
     skew_ms: i64,
     illness: Illness,
+    /// Long pieces that it took since its dataset was opened, as they were last counted.
+    by_call: u64,
 }
 
 struct Up {
@@ -144,6 +146,9 @@ pub enum Profile {
     Plain,
     /// Everything, and clients whose histories are judged.
     Full,
+    /// As [`Profile::Full`], with so much written that whoever is away for a while is far behind, and is
+    /// sent long pieces instead of a bundle.
+    Behind,
 }
 
 /// One simulated cluster.
@@ -162,6 +167,7 @@ pub struct Cluster {
     counters: Counters,
     /// Whether this run promotes by force.
     forces: bool,
+    is_behind: bool,
     /// The faults beside crashes and partitions; none in a plain run.
     plague: Option<Plague>,
     clients: Clients,
@@ -187,6 +193,7 @@ impl Cluster {
                 up: None,
                 skew_ms: (random.next_u64() % 20_000) as i64 - 10_000,
                 illness: Illness::default(),
+                by_call: 0,
             })
             .collect();
         let mut counters = Counters::default();
@@ -203,7 +210,8 @@ impl Cluster {
             next_key: 0,
             counters,
             forces: seed % 5 == 4,
-            plague: (profile == Profile::Full).then(|| Plague::new(seed)),
+            is_behind: profile == Profile::Behind,
+            plague: (profile != Profile::Plain).then(|| Plague::new(seed)),
             clients: Clients::new(seed),
             forced_epochs: BTreeSet::new(),
             random,
@@ -233,6 +241,7 @@ impl Cluster {
     }
 
     fn options(&self, role: NodeRole) -> Options {
+        let follower_log_len_max = if self.is_behind { 8 << 20 } else { 128 << 10 };
         Options {
             router: ShardRouter::hash(self.shards).expect("1 to 3 shards"),
             background: Background::Manual,
@@ -241,7 +250,7 @@ impl Cluster {
             segment_len_max: 64 << 10,
             table_len_max: 64 << 10,
             // Small, so that a follower that is away for a while needs a bundle.
-            follower_log_len_max: 128 << 10,
+            follower_log_len_max,
             node: NodeConfig {
                 role,
                 ..NodeConfig::default()
@@ -392,7 +401,7 @@ impl Cluster {
         if !self.machines[leader].illness.lets_step(self.ms) {
             return;
         }
-        let large = self.below(12) == 0;
+        let large = self.below(12) == 0 || self.is_behind;
         let len = if large {
             4_000 + self.below(6_000)
         } else {
@@ -450,10 +459,13 @@ impl Cluster {
     fn crash(&mut self, n: usize) {
         let damage = Damage::ALL[self.below(Damage::ALL.len() as u64) as usize];
         let seed = self.random.next_u64();
+        self.count_pieces(n);
         let machine = &mut self.machines[n];
         if machine.up.is_none() {
             return;
         }
+        let by_call = u64::from(machine.by_call > 0);
+        self.counters.add("crashes after long pieces", by_call);
         let after = machine.env.crash(seed, damage);
         self.network.detach(&machine.name);
         machine.up = None;
@@ -462,6 +474,17 @@ impl Cluster {
         if self.leader == Some(n) {
             self.counters.add("leader crashes", 1);
         }
+    }
+
+    /// Counts the long pieces that a node took.
+    fn count_pieces(&mut self, n: usize) {
+        let machine = &mut self.machines[n];
+        let Some(up) = &machine.up else { return };
+        let count = up.dataset().stats().pieces_by_call;
+        let before = std::mem::replace(&mut machine.by_call, count);
+        // A dataset that was opened anew counts from zero.
+        let more = count.checked_sub(before).unwrap_or(count);
+        self.counters.add("long pieces", more);
     }
 
     fn restart(&mut self, n: usize) {
@@ -586,6 +609,7 @@ impl Cluster {
     /// Background work of a node, and now and then a flush.
     fn work(&mut self, n: usize) {
         let flushes = self.below(6) == 0;
+        self.count_pieces(n);
         if !self.machines[n].illness.lets_step(self.ms) {
             return;
         }

@@ -28,6 +28,8 @@ pub enum Scene {
     Records,
     /// A bundle, because its leader has dropped the first ones, and records behind it.
     Bundle,
+    /// Long pieces, because its leader wrote much before it came.
+    Behind,
 }
 
 struct Place {
@@ -42,7 +44,9 @@ impl Place {
         role: NodeRole,
         network: &LocalNetwork,
         label: &'static str,
+        scene: Scene,
     ) -> strandline::Result<Place> {
+        let small = small_options();
         let options = Options {
             router: ShardRouter::hash(2)?,
             background: Background::Manual,
@@ -52,7 +56,12 @@ impl Place {
                 role,
                 ..NodeConfig::default()
             },
-            ..small_options()
+            memtable_len_max: match scene {
+                // Nothing is flushed, and so nothing dropped.
+                Scene::Behind => 4 << 20,
+                Scene::Records | Scene::Bundle => small.memtable_len_max,
+            },
+            ..small
         };
         let db = options.open_with(ROOT, env.env())?;
         db.dataset("")?;
@@ -86,6 +95,7 @@ impl Place {
 
 /// A leader and one follower.
 struct Pair {
+    scene: Scene,
     network: LocalNetwork,
     leader: Place,
     follower: Option<Place>,
@@ -98,8 +108,15 @@ struct Pair {
 impl Pair {
     fn new(scene: Scene, seed: u64, die_at: u64) -> Result<Pair, String> {
         let network = LocalNetwork::new(seed);
-        let leader = Place::open(SimEnv::new(seed), NodeRole::Single, &network, "leader");
+        let leader = Place::open(
+            SimEnv::new(seed),
+            NodeRole::Single,
+            &network,
+            "leader",
+            scene,
+        );
         let mut pair = Pair {
+            scene,
             leader: leader.map_err(|e| format!("the leader: {e}"))?,
             network,
             follower: None,
@@ -108,12 +125,20 @@ impl Pair {
             confirmed: vec![0; 2],
         };
         pair.lead()?;
-        if scene == Scene::Bundle {
-            pair.write_before()?;
+        match scene {
+            Scene::Records => {}
+            Scene::Bundle => pair.write_before()?,
+            Scene::Behind => (100..112).try_for_each(|number| pair.write(number, 6, 9_000))?,
         }
         let env = SimEnv::new(seed ^ 1);
         env.disk.crash_at(die_at);
-        match Place::open(env.clone(), NodeRole::Follower, &pair.network, "follower") {
+        match Place::open(
+            env.clone(),
+            NodeRole::Follower,
+            &pair.network,
+            "follower",
+            scene,
+        ) {
             Ok(follower) => {
                 pair.follower = Some(follower);
                 pair.follow()?;
@@ -254,8 +279,9 @@ impl Pair {
             ..self.leader.env.clone()
         };
         let network = LocalNetwork::new(seed);
-        let leader = Place::open(leader, NodeRole::Single, &network, "leader");
+        let leader = Place::open(leader, NodeRole::Single, &network, "leader", self.scene);
         let mut pair = Pair {
+            scene: self.scene,
             leader: leader.map_err(|e| format!("the leader comes back: {e}"))?,
             network,
             follower: None,
@@ -264,7 +290,13 @@ impl Pair {
             confirmed: self.confirmed.clone(),
         };
         pair.lead()?;
-        let place = Place::open(follower, NodeRole::Follower, &pair.network, "follower");
+        let place = Place::open(
+            follower,
+            NodeRole::Follower,
+            &pair.network,
+            "follower",
+            self.scene,
+        );
         pair.follower = Some(place.map_err(|e| format!("the follower comes back: {e}"))?);
         Ok(pair)
     }
@@ -302,7 +334,7 @@ impl Pair {
     fn durable(&self) -> Result<(), String> {
         let image = self.follower().env.crash(1, Damage::LoseAll);
         let network = LocalNetwork::new(1);
-        let again = Place::open(image, NodeRole::Follower, &network, "follower");
+        let again = Place::open(image, NodeRole::Follower, &network, "follower", self.scene);
         let again = again.map_err(|e| format!("it comes back once more: {e}"))?;
         let ends = again.dataset().positions();
         let is_kept = |(end, seq): (&strandline::Position, &u64)| end.seq >= *seq;
@@ -336,6 +368,14 @@ pub fn bundle_sweep(seed: u64) -> Result<Tally, String> {
     sweep_of(Scene::Bundle, seed)
 }
 
+/// Sweeps the calls of a follower that is far behind.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn behind_sweep(seed: u64) -> Result<Tally, String> {
+    sweep_of(Scene::Behind, seed)
+}
+
 fn sweep_of(scene: Scene, seed: u64) -> Result<Tally, String> {
     let mut whole = Pair::new(scene, seed, u64::MAX)?;
     whole.work()?;
@@ -349,6 +389,7 @@ fn sweep_of(scene: Scene, seed: u64) -> Result<Tally, String> {
     tally.add("calls", call_count);
     tally.add("follower's flushes", stats.flush_count);
     tally.add("follower's segments", stats.segment_count as u64);
+    tally.add("long pieces", stats.pieces_by_call);
     let follower = whole.follower();
     let (_, node) = follower.up.as_ref().expect("it is up");
     let status = node.follow_status(&follower.dataset());

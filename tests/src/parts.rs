@@ -15,7 +15,7 @@ use crate::{check, follow, plan, rejoin, repairs, rot, salvages, workload};
 pub type Part = (&'static str, u64, fn(u64) -> Result<Tally, String>);
 
 /// A round is made so that no part takes most of the time.
-pub const PARTS: [Part; 15] = [
+pub const PARTS: [Part; 16] = [
     ("clusters", 60, cluster),
     ("histories of threads", 400, threads::history),
     ("model cases", 60, model),
@@ -24,6 +24,7 @@ pub const PARTS: [Part; 15] = [
     ("error runs of random cases", 40, random_errors),
     ("follower sweeps", 1, follow::sweep),
     ("bundle sweeps", 1, follow::bundle_sweep),
+    ("sweeps of long pieces", 1, follow::behind_sweep),
     ("sweeps of deposed leaders", 1, rejoin::sweep),
     ("promotion sweeps", 1, rejoin::promotions),
     ("rot", 8, rot::random),

@@ -103,6 +103,39 @@ fn a_follower_whose_reopen_failed_follows_again() {
     passes_fully(110);
 }
 
+/// Nodes that were away take long pieces, which go to their logs by a call each and are synced beside
+/// everything else, and crash, are wiped and promoted amid them.
+#[test]
+fn nodes_far_behind_lose_nothing() {
+    let (first, count) = seeds();
+    let count = count.div_ceil(8);
+    let mut all = Counters::default();
+    for seed in first..first + count {
+        let outcome = Cluster::new(seed, Profile::Behind).check(ACTION_COUNT);
+        all.merge(&outcome.counters);
+        if seed % 50 == 0 {
+            let again = Cluster::new(seed, Profile::Behind).check(ACTION_COUNT);
+            assert_eq!(again, outcome, "seed {seed} is not deterministic");
+        }
+    }
+    println!(
+        "{count} seeds of nodes far behind from {first}: {:#?}",
+        all.counts
+    );
+    if count >= 50 {
+        for name in [
+            "long pieces",
+            "crashes after long pieces",
+            "promotions by promises",
+            "tails cut",
+            "wiped nodes whole again",
+        ] {
+            let n = all.counts.get(name).copied().unwrap_or_default();
+            assert!(n > 0, "{name} never happened in {count} seeds");
+        }
+    }
+}
+
 #[test]
 fn no_seed_loses_what_was_acknowledged() {
     let (first, count) = seeds();

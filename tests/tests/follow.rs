@@ -37,6 +37,25 @@ fn a_follower_survives_its_death_at_every_call_of_a_bundle() {
     assert!(tally.count("bundles") > 0, "no bundles");
 }
 
+/// Its leader wrote much before it came, so it takes long pieces, each by one call to blocks that are not
+/// written yet, and they are synced beside everything else.
+#[test]
+fn a_follower_survives_its_death_at_every_call_of_long_pieces() {
+    let base = seed::base(61);
+    let mut tally = Tally::default();
+    for n in 0..seed::count(1, 100) {
+        let seed = base.wrapping_add(n);
+        match follow::behind_sweep(seed) {
+            Ok(one) => tally.merge(&one),
+            Err(error) => panic!("{}\nfollower sweep, behind: {error}", seed::replay(seed)),
+        }
+    }
+    println!("follower sweep, behind: base seed {base}, {}", tally.line());
+    for what in ["long pieces", "records confirmed before"] {
+        assert!(tally.count(what) > 0, "no {what}");
+    }
+}
+
 /// Promoted over a leader that is cut off, with a tail of its own or without one.
 #[test]
 fn a_candidate_survives_its_death_at_every_call_of_its_promotion() {

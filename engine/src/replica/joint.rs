@@ -313,6 +313,16 @@ impl FollowerStore for Joint {
             .map_err(refused)
     }
 
+    fn begin_persist(&self) {
+        self.store().ask_persist();
+    }
+
+    fn poll_persist(&self) -> Option<Result<(), ReplicationError>> {
+        self.store()
+            .asked_persist()
+            .map(|done| done.map_err(refused))
+    }
+
     fn commit(&self, marks: &[CommitMark], times: Times) -> Result<(), ReplicationError> {
         let seqs: Vec<u64> = marks.iter().map(|mark| mark.seq).collect();
         let here = self.store().commit_shipped(times.committed, &seqs);

@@ -10,14 +10,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use strandline_wal::batch::BatchHeader;
 use strandline_wal::bug::planted;
-use strandline_wal::reader::{Reader, Step};
 use strandline_wal::unless;
-use strandline_wal::writer::Appended;
+use strandline_wal::writer::{Appended, Shipped};
 use strandline_wal::{Hlc, Position, ShardId};
 
 use super::recover::apply_stored;
 use super::watermarks::Mark;
-use super::{Role, Store};
+use super::{Commit, Counters, Role, Store};
 use crate::error::{Error, Result};
 
 /// Batches that are in the logs and not known to be committed, per shard, oldest first.
@@ -81,6 +80,14 @@ fn pop_until(batches: &mut VecDeque<PendingBatch>, until: Hlc) -> Option<Pending
     due.then(|| batches.pop_front()).flatten()
 }
 
+/// Syncs that were asked for and those that ended, by their number.
+#[derive(Default)]
+pub(super) struct Asked {
+    last: u64,
+    ended: u64,
+    failed: Option<Error>,
+}
+
 impl Store {
     /// Appends bytes of a leader's segment, from offset `at` on, and applies the batches in them.
     /// Stops at the last whole batch; what was appended before is skipped.
@@ -107,47 +114,51 @@ impl Store {
             (self.shared.wake)();
         }
         let level = Arc::clone(&commit.level);
-        let writer = &mut commit.writers[usize::from(shard.0)];
-        let before = writer.position().seq;
-        let mut appended = writer.append_verbatim(segment, at, bytes);
+        let Commit {
+            writers, timestamp, ..
+        } = &mut *commit;
+        let writer = &mut writers[usize::from(shard.0)];
+        let mut pending = self.pending.lock();
+        let mut applied = Ok(());
+        let mut append = || {
+            writer.append_each(segment, at, bytes, |shipped| {
+                // What stands behind a batch that cannot be applied is not applied either.
+                if applied.is_ok() {
+                    applied = self.apply_shipped(shard, &shipped, &level);
+                    pending.note(shard, &shipped.batch.header);
+                }
+            })
+        };
+        let mut appended = append();
         if let Err(error) = &appended
             && error.is_no_space()
             && !planted("reserve.follower")
             && self.shared.reserve.release()
         {
             // A follower cannot choose what it takes; what frees space may be next.
-            appended = writer.append_verbatim(segment, at, bytes);
+            appended = append();
         }
-        // Whatever was appended before an error is in the log, and so must be in the state.
-        let after = writer.position().seq;
-        let newest = writer.tail().timestamp;
-        commit.timestamp = commit.timestamp.max(newest);
-        if after > before {
-            let known = commit.readers[usize::from(shard.0)].take();
-            let known = known.filter(|reader| reader.next_seq() == before + 1);
-            let log = || Arc::clone(self.log(shard));
-            let mut reader = known.unwrap_or_else(|| Reader::new(log(), before + 1));
-            self.apply_new(shard, &mut reader, &level)?;
-            commit.readers[usize::from(shard.0)] = Some(reader);
-        }
+        *timestamp = (*timestamp).max(writer.tail().timestamp);
+        let by_call = u64::from(writer.is_by_call());
+        Counters::add_alone(&self.counters.pieces_by_call, by_call);
+        drop(pending);
         drop(commit);
+        applied?;
         let appended = appended?;
         self.shared.hook.call();
         Ok(appended)
     }
 
-    fn apply_new(
+    fn apply_shipped(
         &self,
         shard: ShardId,
-        reader: &mut Reader,
+        shipped: &Shipped<'_>,
         level: &super::view::MemLevel,
     ) -> Result<()> {
-        while let Step::Batch(batch) = reader.next()? {
-            apply_stored(&batch, level, &self.catalog)?;
-            self.pending.lock().note(shard, &batch.header);
-            if let Some(entry) = super::recover::epoch_start(&batch) {
-                self.note_epoch(shard, entry);
-            }
+        let Shipped { segment, at, batch } = shipped;
+        apply_stored(segment, *at, batch, level, &self.catalog)?;
+        if let Some(entry) = super::recover::epoch_start(batch) {
+            self.note_epoch(shard, entry);
         }
         Ok(())
     }
@@ -183,6 +194,45 @@ impl Store {
             let _ = self.write_marks(false);
         }
         Ok(seqs)
+    }
+
+    /// Asks for a sync of everything that was appended, in the background.
+    pub fn ask_persist(&self) {
+        self.asked.lock().last += 1;
+        (self.shared.wake)();
+    }
+
+    /// How the sync that was asked for last ended; `None` while it goes on. Without background threads it
+    /// is done here.
+    pub fn asked_persist(&self) -> Option<Result<()>> {
+        if self.is_manual() {
+            self.persist_step();
+        }
+        if let Err(error) = self.check() {
+            // Nobody works for it any more.
+            return Some(Err(error));
+        }
+        let asked = self.asked.lock();
+        let is_over = asked.ended == asked.last;
+        is_over.then(|| asked.failed.clone().map_or(Ok(()), Err))
+    }
+
+    /// Does the sync that was asked for. Returns whether there was one.
+    pub fn persist_step(&self) -> bool {
+        let _syncing = self.syncing.lock();
+        let number = self.asked.lock().last;
+        if number == self.asked.lock().ended {
+            return false;
+        }
+        // A store that was closed meanwhile says so.
+        let synced = self.check();
+        let synced = synced.and_then(|()| unless!("follow.beside", self.sync_shipped()));
+        let mut asked = self.asked.lock();
+        asked.ended = number;
+        asked.failed = synced.err();
+        drop(asked);
+        self.shared.hook.call();
+        true
     }
 
     /// Shows readers what is here of the cut at `committed`: `seqs` are, per shard, the last sequences

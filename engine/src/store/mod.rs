@@ -43,7 +43,6 @@ use strandline_wal::log::Log;
 use strandline_wal::marks::Marks;
 use strandline_wal::pool::Pool;
 use strandline_wal::publish::Publisher;
-use strandline_wal::reader::Reader;
 use strandline_wal::reserve::Reserve;
 use strandline_wal::unless;
 use strandline_wal::writer::Writer;
@@ -163,6 +162,10 @@ pub(crate) struct Store {
     report: RecoveryReport,
     /// Per shard, who led which part of the log, oldest first.
     epochs: Mutex<Vec<Vec<EpochEntry>>>,
+    /// What a follower asked to be synced in the background.
+    asked: Mutex<follow::Asked>,
+    /// Held during such a sync.
+    syncing: Mutex<()>,
     /// A follower's batches that are not known to be committed.
     pending: Mutex<follow::Pending>,
 }
@@ -170,8 +173,6 @@ pub(crate) struct Store {
 /// Everything that changes inside the reserve section.
 struct Commit {
     writers: Vec<Writer>,
-    /// Per shard, where a follower reads on what it appends.
-    readers: Vec<Option<Reader>>,
     timestamp: Hlc,
     ordinal: u16,
     level: Arc<MemLevel>,
@@ -218,6 +219,7 @@ pub(crate) struct Counters {
     pub values_moved: AtomicU64,
     pub segments_recycled: AtomicU64,
     pub segments_removed: AtomicU64,
+    pub pieces_by_call: AtomicU64,
     pub scrubbed_len: AtomicU64,
     pub scrub_passes: AtomicU64,
     pub last_write_ns: AtomicU64,
@@ -448,6 +450,7 @@ impl Store {
         if !planted("store.close_waits") {
             drop(self.compacting.lock());
             drop(self.flushing.lock());
+            drop(self.syncing.lock());
         }
         if self.stopped.get().is_some() || self.logs.iter().any(|log| log.check().is_err()) {
             return Ok(());

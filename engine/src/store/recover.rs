@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
+use strandline_wal::batch::Batch;
 use strandline_wal::bug::planted;
 use strandline_wal::group::Group;
 use strandline_wal::io::Env;
-use strandline_wal::log::Log;
+use strandline_wal::log::{Log, Segment};
 use strandline_wal::marks::Marks;
 use strandline_wal::open::{open, open_read_only};
 use strandline_wal::reader::{Reader, Step, StoredBatch};
@@ -121,7 +122,6 @@ impl Opening<'_> {
             epoch: Epoch(0),
             lineage,
             commit: Mutex::new(Commit {
-                readers: logs.iter().map(|_| None).collect(),
                 writers,
                 timestamp,
                 ordinal: end.ordinal,
@@ -152,6 +152,8 @@ impl Opening<'_> {
             counters: Counters::begin(self.shared.env.clock.mono_ns()),
             damage: Mutex::default(),
             report,
+            asked: Mutex::default(),
+            syncing: Mutex::default(),
             pending: Mutex::new(pending),
             epochs: Mutex::new(epochs),
             shared: self.shared.clone(),
@@ -613,18 +615,18 @@ fn epochs_of(log: &Arc<Log>, known: &[EpochEntry]) -> Result<Vec<EpochEntry>> {
             && segment.last_seq() >= first_seq
             && let Step::Batch(batch) = Reader::new(Arc::clone(log), first_seq).next()?
         {
-            epochs.extend(epoch_start(&batch));
+            epochs.extend(epoch_start(&batch.batch()));
         }
     }
     Ok(epochs)
 }
 
 /// The leadership that a batch starts, if it does.
-pub(super) fn epoch_start(batch: &StoredBatch) -> Option<EpochEntry> {
+pub(super) fn epoch_start(batch: &Batch<'_>) -> Option<EpochEntry> {
     if batch.header.flags & strandline_wal::batch::flags::CONTROL == 0 {
         return None;
     }
-    let record = batch.batch().records().next()?.ok()?;
+    let record = batch.records().next()?.ok()?;
     let start = strandline_wal::control::EpochStart::of(&record)?;
     let (epoch, first_seq) = (batch.header.epoch, batch.header.first_seq);
     Some(EpochEntry {
@@ -647,7 +649,7 @@ fn replay(
     loop {
         match reader.next()? {
             Step::Batch(batch) => {
-                apply_stored(&batch, level, catalog)?;
+                apply_stored(&batch.segment, batch.at, &batch.batch(), level, catalog)?;
                 pending.note(log.id().shard, &batch.header);
                 count += 1;
             }
@@ -663,19 +665,25 @@ fn replay(
     }
 }
 
-/// Applies a batch that was read from the log.
-pub(super) fn apply_stored(batch: &StoredBatch, level: &MemLevel, catalog: &Catalog) -> Result<()> {
-    let payload_len = batch.header.payload_len as usize;
-    level.pin(&batch.segment, payload_len, batch.header.timestamp);
+/// Applies a batch of the log, which stands at `at` in its segment.
+pub(super) fn apply_stored(
+    segment: &Arc<Segment>,
+    at: u64,
+    batch: &Batch<'_>,
+    level: &MemLevel,
+    catalog: &Catalog,
+) -> Result<()> {
+    let version = batch.header.timestamp;
+    level.pin(segment, batch.payload.len(), version);
     let place = PayloadPlace {
         shard: batch.header.shard,
-        segment: batch.segment.first_seq(),
-        at: u32::try_from(batch.at).expect("a segment is shorter than 4 GiB")
+        segment: segment.first_seq(),
+        at: u32::try_from(at).expect("a segment is shorter than 4 GiB")
             + strandline_wal::batch::HEADER_LEN as u32,
     };
-    let (version, records) = (batch.header.timestamp, batch.batch().records());
+    let records = batch.records();
     apply(records, false, version, place, &level.index, catalog).map_err(|damage| {
-        LogError::corrupt(batch.segment.path(), batch.at, "records", "records", damage).into()
+        LogError::corrupt(segment.path(), at, "records", "records", damage).into()
     })
 }
 

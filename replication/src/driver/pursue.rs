@@ -85,6 +85,21 @@ impl Pursuer {
 
     /// All frames at hand are handled: sync, ack, apply, grant.
     pub fn flush(&mut self, now: Now, wires: &mut Wires) {
+        let is_forged = planted("pursue.beside");
+        let polled = || match is_forged {
+            true => Some(Ok(())),
+            false => self.store.poll_persist(),
+        };
+        if self.machine.is_syncing_beside()
+            && let Some(done) = polled()
+        {
+            let seq = |shard: &ShardId| match is_forged {
+                true => (*shard, u64::MAX),
+                false => (*shard, self.store.log(*shard).synced_seq()),
+            };
+            let done = done.map(|()| self.shards.iter().map(seq).collect());
+            self.feed(now, wires, Event::SyncEnded(done));
+        }
         let room = self.store.room();
         self.feed(now, wires, Event::Flush(room));
         let applied = self.applied();
@@ -157,6 +172,7 @@ impl Pursuer {
                 if let Ok(appended) = &done {
                     self.note(shard, before, appended.position.seq);
                 }
+                wires.give_back(whole.bytes.into_buffer());
                 events.push_back(Event::Appended(shard, done));
             }
             Action::Seal(shard, segment, footer) => {
@@ -169,6 +185,7 @@ impl Pursuer {
                 };
                 events.push_back(Event::Synced(shard, done));
             }
+            Action::Persist => store.begin_persist(),
             Action::Commit(marks, times) => {
                 events.push_back(Event::Committed(store.commit(&marks, times)));
                 events.push_back(Event::Applied(self.applied()));

@@ -107,6 +107,11 @@ impl Wires {
         queued
     }
 
+    /// The bytes of a frame that came are of no more use.
+    pub fn give_back(&mut self, buffer: Vec<u8>) {
+        self.transport.give_back(buffer);
+    }
+
     pub fn room(&self, conn: ConnId) -> usize {
         if self.conns.contains_key(&conn) {
             self.transport.room(conn)

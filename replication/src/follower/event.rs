@@ -89,6 +89,8 @@ pub enum Event {
     Sealed(ShardId, Result<()>),
     /// The answer to [`Action::Sync`]: everything up to there survives a crash.
     Synced(ShardId, Result<u64>),
+    /// The sync of [`Action::Persist`] ended: everything up to there survives a crash.
+    SyncEnded(Result<Vec<(ShardId, u64)>>),
     /// The answer to [`Action::Commit`].
     Committed(Result<()>),
     /// How far the store has applied.
@@ -134,6 +136,8 @@ pub enum Action {
     Seal(ShardId, u64, Vec<u8>),
     /// Make a shard's log durable.
     Sync(ShardId),
+    /// Begin to make the logs of all shards durable, beside everything else.
+    Persist,
     /// Apply up to the committed marks.
     Commit(Vec<CommitMark>, Times),
     /// Make ready for a bundle.

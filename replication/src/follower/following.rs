@@ -9,10 +9,13 @@ use crate::error::{Error, Result};
 use crate::message::{Ack, Data, Message, Seal, Tick};
 use crate::store::CommitMark;
 
-/// A follower that lacks more records than this catches up: writers wait for fewer.
-const BEHIND_COUNT: u64 = 1_024;
+/// A follower that lacks more records than this catches up: there are rarely so many writers that wait.
+pub(super) const BEHIND_COUNT: u64 = 1_024;
 /// Time between two syncs of a follower that catches up, in milliseconds.
-const BEHIND_MS: u64 = 5;
+pub(super) const BEHIND_MS: u64 = 100;
+/// So many bytes are synced beside everything else: to wait for the disk would be to take nothing
+/// meanwhile. Fewer are there before another thread is.
+pub(super) const BESIDE_LEN: u64 = 64 << 10;
 
 /// Most wall clocks that wait for their records to be applied.
 const CLOCK_COUNT_MAX: usize = 64;
@@ -42,8 +45,10 @@ impl Follower {
         let whole = stream.assembler.push(head.segment, head.at, bytes);
         self.note_clock(head.wall_ms);
         match whole {
-            Ok(None) => {}
-            Ok(Some(whole)) => self.actions.push_back(Action::Append(head.shard, whole)),
+            Ok(wholes) => {
+                let appends = wholes.into_iter().map(|w| Action::Append(head.shard, w));
+                self.actions.extend(appends);
+            }
             Err(why) => self.fail(now, why),
         }
     }
@@ -60,6 +65,7 @@ impl Follower {
                     stream.ack.durable = stream.ack.received;
                 }
                 (stream.untold, stream.unsynced) = (true, true);
+                stream.unsynced_len += appended.end - appended.at;
                 self.commit_due = true;
             }
             // Of its own bytes the log is silent here: what was shipped does not fit, so ask anew.
@@ -206,16 +212,26 @@ impl Follower {
         {
             self.send_ack(now);
         }
-        if now.saturating_sub(self.synced_ms) >= self.pause_ms() {
-            for (shard, stream) in &mut self.streams {
-                if std::mem::take(&mut stream.unsynced) {
-                    self.syncing += 1;
-                    self.actions.push_back(Action::Sync(*shard));
-                }
-            }
+        if now.saturating_sub(self.synced_ms) >= self.pause_ms() && !self.is_syncing_beside {
+            self.persist();
         }
         if self.syncing == 0 {
             self.commit();
+        }
+    }
+
+    fn persist(&mut self) {
+        let len: u64 = self.streams.values().map(|s| s.unsynced_len).sum();
+        self.is_syncing_beside = len >= BESIDE_LEN;
+        if self.is_syncing_beside {
+            self.actions.push_back(Action::Persist);
+        }
+        for (shard, stream) in &mut self.streams {
+            stream.unsynced_len = 0;
+            if std::mem::take(&mut stream.unsynced) && !self.is_syncing_beside {
+                self.syncing += 1;
+                self.actions.push_back(Action::Sync(*shard));
+            }
         }
     }
 
@@ -236,18 +252,42 @@ impl Follower {
             Ok(seq) => seq,
             Err(why) => return self.stop(now, why),
         };
+        self.note_durable(shard, seq);
+        if self.syncing == 0 && matches!(self.state, State::Following) {
+            self.tell_synced(now);
+            // After the ack: whoever waits for a disk does not wait for readers.
+            self.commit();
+        }
+    }
+
+    pub(super) fn persisted(&mut self, now: u64, done: Result<Vec<(ShardId, u64)>>) {
+        // Of a connection that ended: the next one finds out anew.
+        if !std::mem::take(&mut self.is_syncing_beside) {
+            return;
+        }
+        match done {
+            Ok(seqs) => {
+                for (shard, seq) in seqs {
+                    self.note_durable(shard, seq);
+                }
+                self.tell_synced(now);
+            }
+            Err(why) => self.stop(now, why),
+        }
+    }
+
+    fn note_durable(&mut self, shard: ShardId, seq: u64) {
         if let Some(stream) = self.streams.get_mut(&shard) {
             let seq = seq.min(stream.ack.received);
             stream.untold |= seq > stream.ack.durable;
             stream.ack.durable = stream.ack.durable.max(seq);
         }
-        if self.syncing == 0 && matches!(self.state, State::Following) {
-            self.synced_ms = now;
-            if self.wants.durable && self.streams.values().any(|stream| stream.untold) {
-                self.send_ack(now);
-            }
-            // After the ack: whoever waits for a disk does not wait for readers.
-            self.commit();
+    }
+
+    fn tell_synced(&mut self, now: u64) {
+        self.synced_ms = now;
+        if self.wants.durable && self.streams.values().any(|stream| stream.untold) {
+            self.send_ack(now);
         }
     }
 

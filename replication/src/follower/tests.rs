@@ -10,7 +10,7 @@ use crate::bundle::{BundleFile, BundlePlace};
 use crate::ids::{BundleId, Identity, Incarnation, Lineage, NodeId};
 use crate::message::codec::FIXED;
 use crate::message::tests::Seed;
-use crate::message::{Data, DataHead, Purpose, Seal, Tick, TickMark, Verdict, Welcome};
+use crate::message::{Data, DataHead, Piece, Purpose, Seal, Tick, TickMark, Verdict, Welcome};
 use crate::store::Floor;
 
 const CONN: ConnId = ConnId(1);
@@ -477,7 +477,10 @@ fn data(at: u64, bytes: Vec<u8>, written: u64, committed: u64) -> Message {
         committed,
         ..DataHead::default()
     };
-    Message::Data(Data { head, bytes })
+    Message::Data(Data {
+        head,
+        bytes: bytes.into(),
+    })
 }
 
 fn appended(seq: u64) -> Event {
@@ -578,7 +581,7 @@ fn data_that_breaks_a_rule_ends_the_connection() {
             shard: ShardId(3),
             ..DataHead::default()
         },
-        bytes: Vec::new(),
+        bytes: Piece::default(),
     });
     let early_seal = Seal {
         epoch: EPOCH,

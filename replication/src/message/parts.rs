@@ -162,8 +162,68 @@ pub struct Data {
     /// The fixed part.
     pub head: DataHead,
     /// Stored bytes.
-    pub bytes: Vec<u8>,
+    pub bytes: Piece,
 }
+
+/// The end of a buffer, mostly of the frame that it came in: to take it out would be to copy it.
+#[derive(Clone, Debug, Default)]
+pub struct Piece {
+    buffer: Vec<u8>,
+    // Invariant: `at <= buffer.len()`.
+    at: usize,
+}
+
+impl Piece {
+    /// What stands at `at` and behind it.
+    ///
+    /// # Panics
+    /// Where the buffer ends before.
+    pub fn behind(buffer: Vec<u8>, at: usize) -> Piece {
+        assert!(at <= buffer.len(), "a piece lies within its buffer");
+        Piece { buffer, at }
+    }
+
+    /// Takes `len` bytes off its head.
+    ///
+    /// # Panics
+    /// Where it has fewer.
+    pub fn advance(&mut self, len: usize) {
+        assert!(len <= self.len(), "a piece lies within its buffer");
+        self.at += len;
+    }
+
+    /// Drops everything behind its first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.buffer.truncate(self.at + len);
+    }
+
+    /// The whole buffer, to be used again.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+}
+
+impl std::ops::Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[self.at..]
+    }
+}
+
+impl From<Vec<u8>> for Piece {
+    fn from(bytes: Vec<u8>) -> Piece {
+        Piece::behind(bytes, 0)
+    }
+}
+
+impl PartialEq for Piece {
+    fn eq(&self, other: &Piece) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl Eq for Piece {}
 
 /// See the table.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -156,7 +156,7 @@ impl Seed {
                     times: self.times(),
                     wall_ms: self.next(),
                 },
-                bytes: self.bytes(),
+                bytes: self.bytes().into(),
             }),
             "Seal" => Message::Seal(Seal {
                 epoch: self.epoch(),
@@ -384,7 +384,7 @@ fn the_longest_data_fits_a_frame() {
     assert_eq!(frame.len(), FRAME_HEADER_LEN + PAYLOAD_LEN_MAX);
     let same = Link::default().seal(&Message::Data(Data {
         head,
-        bytes: vec![7; DATA_LEN_MAX],
+        bytes: vec![7; DATA_LEN_MAX].into(),
     }));
     assert!(
         frame == same,

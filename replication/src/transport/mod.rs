@@ -52,6 +52,9 @@ pub trait Transport: Send {
     /// Bytes that a connection's queue takes now.
     fn room(&self, conn: ConnId) -> usize;
 
+    /// The bytes of a frame that came are of no more use; other frames may come into them.
+    fn give_back(&mut self, _buffer: Vec<u8>) {}
+
     /// What happened next, if anything did by `now`.
     fn poll(&mut self, now: u64) -> Option<TransportEvent>;
 

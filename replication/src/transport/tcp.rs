@@ -29,7 +29,14 @@ use conn::Conn;
 /// Bytes that one direction of a connection may hold in this process.
 pub const QUEUE_LEN_MAX: usize = 16 << 20;
 
+/// Buffers of long frames that are kept to be used again, of all connections together: fresh ones cost
+/// more than what is read into them, because their pages do.
+const BUFFER_COUNT_MAX: usize = 32;
+/// Lengths of buffers that are kept.
+const BUFFER_LENS: std::ops::RangeInclusive<usize> = 64 << 10..=512 << 10;
+
 const _: () = assert!(QUEUE_LEN_MAX > PAYLOAD_LEN_MAX + FRAME_HEADER_LEN);
+const _: () = assert!(BUFFER_COUNT_MAX * (512 << 10) <= QUEUE_LEN_MAX);
 
 /// Settings of a TCP transport.
 #[derive(Clone, Debug)]
@@ -83,6 +90,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     notifier: Arc<Notifier>,
     inbox: Mutex<VecDeque<Arrival>>,
+    buffers: Mutex<Vec<Vec<u8>>>,
     conn_next: AtomicU64,
     conn_count: AtomicUsize,
     stop: AtomicBool,
@@ -101,6 +109,12 @@ impl Shared {
     fn arrive(&self, arrival: Arrival) {
         self.inbox.lock().push_back(arrival);
         self.notifier.notify();
+    }
+
+    /// A buffer to read a frame of this length into, with bytes of another one in it.
+    fn buffer(&self, len: usize) -> Option<Vec<u8>> {
+        let is_kept = BUFFER_LENS.contains(&len);
+        is_kept.then(|| self.buffers.lock().pop()).flatten()
     }
 
     /// Takes a place for one more connection.
@@ -133,6 +147,7 @@ impl TcpTransport {
             clock,
             notifier,
             inbox: Mutex::default(),
+            buffers: Mutex::default(),
             conn_next: AtomicU64::new(1),
             conn_count: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -251,6 +266,15 @@ impl Transport for TcpTransport {
         match self.conns.get(&conn) {
             Some(conn) => conn.send(frame),
             None => Err(Error::unreachable("the peer", "the connection ended")),
+        }
+    }
+
+    fn give_back(&mut self, buffer: Vec<u8>) {
+        let mut buffers = self.shared.buffers.lock();
+        let is_kept =
+            BUFFER_LENS.contains(&buffer.len()) && BUFFER_LENS.contains(&buffer.capacity());
+        if is_kept && buffers.len() < BUFFER_COUNT_MAX {
+            buffers.push(buffer);
         }
     }
 

@@ -116,6 +116,7 @@ fn jobs(base: u64) -> Vec<Job> {
     seeds(&mut jobs, "promotion", base + 50, 2, 1, rejoin::promotions);
     seeds(&mut jobs, "follower", base + 21, 4, 1, follow::sweep);
     seeds(&mut jobs, "bundle", base + 41, 2, 1, follow::bundle_sweep);
+    seeds(&mut jobs, "behind", base + 61, 2, 1, follow::behind_sweep);
     seeds(&mut jobs, "repair", base + 91, 3, 1, repairs::sweep);
     seeds(&mut jobs, "salvage", base + 61, 2, 1, salvages::sweep);
     seeds(&mut jobs, "clusters", base, 2_000, 100, parts::cluster);

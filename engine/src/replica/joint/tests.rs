@@ -242,6 +242,23 @@ fn what_a_follower_calls_synced_is() {
 }
 
 #[test]
+fn what_a_follower_syncs_beside_everything_else_is_durable() {
+    let stores = Stores::new();
+    stores.put(10);
+    stores.ship(ShardId(0));
+    let joint = stores.joint();
+    let (store, log) = (joint.store(), Arc::clone(joint.store().log(ShardId(0))));
+    assert!(joint.poll_persist().unwrap().is_ok(), "none was begun");
+    assert!(log.synced_seq() < log.last_seq() && !store.persist_step());
+    joint.begin_persist();
+    assert!(joint.poll_persist().unwrap().is_ok());
+    assert_eq!(log.synced_seq(), log.last_seq());
+    store.stop(crate::Error::Closed("dataset"));
+    joint.begin_persist();
+    assert!(joint.poll_persist().unwrap().is_err(), "nobody would do it");
+}
+
+#[test]
 fn a_segment_that_a_follower_needs_outlives_its_flush() {
     let stores = Stores::new();
     let dataset = stores.leader.dataset("").unwrap();

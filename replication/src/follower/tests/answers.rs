@@ -1,5 +1,6 @@
 //! The following machine and its store: answers that come too late, and failures of every kind.
 
+use super::super::following::{BEHIND_COUNT, BEHIND_MS, BESIDE_LEN};
 use super::*;
 
 const STATES: [&str; 10] = [
@@ -46,7 +47,7 @@ fn misfit() -> Error {
 #[test]
 fn an_answer_that_nobody_waits_for_changes_nothing() {
     type Late = (fn() -> Event, &'static [&'static str]);
-    let answers: [Late; 12] = [
+    let answers: [Late; 14] = [
         (|| Event::Connecting(ConnId(9)), &["connecting"]),
         (|| Event::Opened(ConnId(9), here()), &["connecting"]),
         (|| Event::Promised(Ok(())), &["bowing"]),
@@ -61,6 +62,8 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
         (|| Event::Installed(Ok(here())), &["receiving"]),
         (|| appended(11), &["following"]),
         (|| Event::Applied(vec![(S0, 10)]), &["following"]),
+        (|| Event::SyncEnded(Ok(vec![(S0, 10)])), &[]),
+        (|| Event::SyncEnded(Err(failed())), &[]),
         (|| Event::Closed(ConnId(9), failed()), &[]),
     ];
     for state in STATES {
@@ -178,6 +181,88 @@ fn it_is_due_when_a_sync_or_an_ack_is() {
     assert_eq!(follower.due_ms(), Some(follower.told_ms + options.ack_ms));
     let waits = in_state("asking");
     assert_eq!(waits.due_ms(), Some(waits.told_ms + options.heartbeat_ms));
+}
+
+/// A follower at which so many bytes were appended since its last sync, with so many records still to come.
+fn behind(len: u64, count: u64) -> Follower {
+    let mut follower = in_state("following");
+    follower.wants.durable = true;
+    feed(&mut follower, Event::Flush(1 << 20));
+    feed(&mut follower, Event::Synced(S0, Ok(10)));
+    take(&mut follower, len);
+    follower.streams.get_mut(&S0).unwrap().written = 11 + count;
+    follower
+}
+
+/// Record 11 comes, in so many bytes.
+fn take(follower: &mut Follower, len: u64) {
+    let position = Position {
+        seq: 11,
+        ..Position::default()
+    };
+    let appended = Appended {
+        segment: 1,
+        at: 600,
+        end: 600 + len,
+        position,
+    };
+    feed(follower, Event::Appended(S0, Ok(appended)));
+}
+
+#[test]
+fn few_bytes_are_synced_at_once_and_many_beside_everything_else() {
+    let is_beside = |a: &Action| matches!(a, Action::Persist);
+    let is_sync = |a: &Action| matches!(a, Action::Sync(_));
+    let is_commit = |a: &Action| matches!(a, Action::Commit(..));
+    let actions = feed(&mut behind(BESIDE_LEN - 1, 0), Event::Flush(1 << 20));
+    assert!(actions.iter().any(is_sync) && !actions.iter().any(is_beside));
+    assert!(!actions.iter().any(is_commit), "it comes after the ack");
+    let mut follower = behind(BESIDE_LEN, 0);
+    let actions = feed(&mut follower, Event::Flush(1 << 20));
+    assert!(actions.iter().any(is_beside) && !actions.iter().any(is_sync));
+    assert!(actions.iter().any(is_commit), "readers do not wait for it");
+    assert!(follower.is_syncing_beside());
+    // One at a time, and nothing else is synced meanwhile.
+    take(&mut follower, 8);
+    let actions = feed(&mut follower, Event::Flush(1 << 20));
+    assert!(!actions.iter().any(|a| is_sync(a) || is_beside(a)));
+    assert_eq!(follower.standing(S0).unwrap().0.durable, 10);
+    // What is synced beyond what was received is of another time.
+    let actions = feed(&mut follower, Event::SyncEnded(Ok(vec![(S0, 99)])));
+    assert_eq!(follower.standing(S0).unwrap().0.durable, 11);
+    let is_ack = |a: &Action| matches!(a, Action::Send(_, Message::Ack(_)));
+    assert!(actions.iter().any(is_ack), "{actions:?}");
+    let actions = feed(&mut follower, Event::Flush(1 << 20));
+    assert!(actions.iter().any(is_sync), "what came meanwhile");
+}
+
+#[test]
+fn a_sync_beside_everything_else_that_fails_stops_it() {
+    let mut follower = behind(BESIDE_LEN, 0);
+    feed(&mut follower, Event::Flush(1 << 20));
+    let actions = feed(&mut follower, Event::SyncEnded(Err(failed())));
+    let why = stopped(&actions).expect("it stops");
+    assert_eq!(why.to_string(), failed().to_string());
+    assert_eq!(follower.standing(S0), None);
+}
+
+#[test]
+fn a_follower_far_behind_syncs_now_and_then() {
+    for (count, pause_ms) in [(BEHIND_COUNT, 0), (BEHIND_COUNT + 1, BEHIND_MS)] {
+        let mut follower = behind(8, count);
+        assert_eq!(follower.pause_ms(), pause_ms, "{count} records");
+        let (now, due_ms) = (follower.synced_ms, follower.due_ms());
+        assert!(due_ms.is_some_and(|due_ms| due_ms <= now + pause_ms.max(1)));
+        let mut syncs = |now| {
+            follower.handle(now, Event::Flush(1 << 20));
+            let actions = std::iter::from_fn(|| follower.poll_action());
+            actions.filter(|a| matches!(a, Action::Sync(_))).count()
+        };
+        if pause_ms > 0 {
+            assert_eq!(syncs(now + pause_ms - 1), 0);
+        }
+        assert_eq!(syncs(now + pause_ms), 1, "{count} records");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::ids::{
     BundleId, Incarnation, LeaderId, Lineage, NODE_NAME_LEN_MAX, NodeId, Promise, ShardEnd,
 };
 use crate::message::{
-    Ack, AckEntry, Data, DataHead, EPOCH_MAX, FILES_PER_FRAME_MAX, Hello, Message, Purpose,
+    Ack, AckEntry, Data, DataHead, EPOCH_MAX, FILES_PER_FRAME_MAX, Hello, Message, Piece, Purpose,
     Refusal, Role, Seal, Status, TEXT_LEN_MAX, Tick, TickMark, Verdict, Wants, Welcome,
 };
 use crate::store::Times;
@@ -36,9 +36,7 @@ pub(in crate::message) fn decode(kind: u8, frame: Vec<u8>, at: usize) -> Result<
         }
         6 => {
             let head = r.data_head()?;
-            let mut bytes = frame;
-            // The bytes stay where they are: a frame of 8 MiB is not worth a second allocation.
-            bytes.drain(..at + DATA_FIXED_LEN);
+            let bytes = Piece::behind(frame, at + DATA_FIXED_LEN);
             return Ok(Message::Data(Data { head, bytes }));
         }
         7 => {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -313,7 +314,7 @@ impl Conn {
             options.progress_ms
         };
         let mut frame = Vec::with_capacity(FRAME_HEADER_LEN);
-        self.fill(&mut frame, FRAME_HEADER_LEN, &mut began_ms, limit_ms)?;
+        self.fill(&mut frame, 0..FRAME_HEADER_LEN, &mut began_ms, limit_ms)?;
         let len = payload_len(&frame)?;
         if first && len > options.hello_len_max {
             let (expected, found) = (
@@ -327,26 +328,38 @@ impl Conn {
             });
         }
         let end = FRAME_HEADER_LEN + len;
-        while frame.len() < end {
-            let step = end.min(frame.len() + BODY_STEP);
+        if let Some(mut buffer) = self.shared.buffer(end) {
+            buffer.truncate(end);
+            buffer[..FRAME_HEADER_LEN].copy_from_slice(&frame);
+            frame = buffer;
+        }
+        let mut at = FRAME_HEADER_LEN;
+        while at < end {
+            let step = at..end.min(at + BODY_STEP);
+            at = step.end;
             self.fill(&mut frame, step, &mut began_ms, limit_ms)?;
         }
         Ok(self.out.lock().closing_since.is_none().then_some(frame))
     }
 
-    /// Reads until `frame` is `len` long, within the limit once its first byte came.
+    /// Reads a part of a frame, within the limit once its first byte came.
     fn fill(
         &self,
         frame: &mut Vec<u8>,
-        len: usize,
+        part: Range<usize>,
         began_ms: &mut Option<u64>,
         limit_ms: u64,
     ) -> Result<()> {
         let mut stream = self.stream.get().expect("it is connected");
-        let mut at = frame.len();
-        frame.resize(len, 0);
+        let Range {
+            start: mut at,
+            end: len,
+        } = part;
+        if frame.len() < len {
+            frame.resize(len, 0);
+        }
         while at < len {
-            let read = stream.read(&mut frame[at..]);
+            let read = stream.read(&mut frame[at..len]);
             let now = self.shared.now_ms();
             match read {
                 Ok(0) => return Err(Error::unreachable(&self.peer, "it closed the connection")),
