@@ -62,6 +62,8 @@ pub struct DatasetStats {
     pub flush_count: u64,
     /// Compactions.
     pub compaction_count: u64,
+    /// Pieces that compactions were done in.
+    pub merge_piece_count: u64,
     /// Bytes written to tables.
     pub table_len_written: u64,
     /// Large values that were moved out of mostly dead segments.
@@ -118,6 +120,7 @@ impl DatasetStats {
             sync_count: get(&counters.syncs),
             flush_count: get(&counters.flushes),
             compaction_count: get(&counters.compactions),
+            merge_piece_count: get(&counters.merge_pieces),
             table_len_written: get(&counters.table_len_written),
             values_moved: get(&counters.values_moved),
             segments_recycled: get(&counters.segments_recycled),

@@ -639,6 +639,10 @@ impl<'a> Run<'a> {
         for (what, n) in [
             ("flushes", stats.flush_count),
             ("compactions", stats.compaction_count),
+            (
+                "merges by pieces",
+                u64::from(stats.merge_piece_count > stats.compaction_count),
+            ),
             ("values moved", stats.values_moved),
             ("segments recycled", stats.segments_recycled),
             ("segments removed", stats.segments_removed),

@@ -218,6 +218,13 @@ fn small_tables() -> Case {
         }
     }
     ops.extend([Op::Compact, put(3, 12_000, Os), Op::Background(3)]);
+    // The bottom has several tables: what is new goes there by pieces, deletions too.
+    ops.extend([
+        put(16, 11_500, Os),
+        Op::Delete(1, 5, Os),
+        put(19, 9_000, Disk),
+    ]);
+    ops.extend([Op::Flush, Op::Compact, put(2, 40, Disk)]);
     let options = Options {
         large_value_len_min: 64 << 10,
         run_count_max: 1,

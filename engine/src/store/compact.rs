@@ -6,14 +6,20 @@
 //! half of the segments that hold them, everything is merged and the values of mostly dead segments
 //! are moved into tables.
 //!
+//! What goes into the bottom goes there piece by piece, by ranges of names: about a table's length of the
+//! bottom is written anew with what the runs above say of its names, installed, and removed, before the
+//! next. The runs above stay until the last piece is there, and say nothing that differs from it; so
+//! a merge needs room for what they bring and for one piece, not for the bottom a second time, and one
+//! that is given up has not worked in vain.
+//!
 //! Where nothing is written for a while, everything becomes one run, once: see [`Store::settle`].
 //!
 //! [`Options::run_count_max`]: crate::Options::run_count_max
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use strandline_wal::bug::planted;
 use strandline_wal::{Hlc, IoContext, ShardId};
@@ -25,7 +31,7 @@ use super::view::{Run, View};
 use super::{Counters, Role, Store};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::table::{EntryKind, PointerSource, ValuePointer, ValueSource};
+use crate::table::{EntryKind, PointerSource, Table, TableMeta, ValuePointer, ValueSource};
 
 /// Runs above the bottom go into it once they are this share of it.
 const BOTTOM_SHARE: u64 = 4;
@@ -44,12 +50,50 @@ const SETTLE_LEN_MAX: u64 = 64 << 20;
 /// Tells whether work is to go on: a merge asks it at every entry.
 pub(crate) type GoesOn<'a> = &'a dyn Fn() -> bool;
 
+/// A merge into the bottom that was given up between two pieces.
+pub(super) struct Begun {
+    /// Its runs, the bottom last.
+    runs: Vec<Weak<Run>>,
+    /// Up to this name the bottom has what those above it have.
+    after: Vec<u8>,
+}
+
+/// What is merged.
+struct Merged {
+    /// Newest first.
+    runs: Vec<Arc<Run>>,
+    /// How many runs lie below.
+    below: usize,
+    /// The last name that is done already, where a merge is taken up again.
+    after: Option<Vec<u8>>,
+}
+
+impl Merged {
+    fn of(view: &View, runs: Range<usize>) -> Merged {
+        Merged {
+            below: view.runs.len() - runs.end,
+            runs: view.runs[runs].to_vec(),
+            after: None,
+        }
+    }
+}
+
+/// How many tables at the front of these are a piece: one, or as many as are at most `len_max` together.
+fn piece_count(tables: &[Arc<Table>], len_max: u64) -> usize {
+    let mut lens = tables.iter().scan(0, |sum, table| {
+        *sum += table.meta().len;
+        Some(*sum)
+    });
+    let first = lens.next().map_or(0, |_| 1);
+    first + lens.take_while(|len| *len <= len_max).count()
+}
+
 impl Store {
     /// Compacts if it is worth it. Returns whether something was done.
     ///
     /// # Errors
-    /// The disk's, or damage in an input: nothing changes then, and damaged bytes are never given a
-    /// new checksum. [`Error::Closed`] where it was not to go on.
+    /// The disk's, or damage in an input: the piece that met it changes nothing then, and damaged bytes
+    /// are never given a new checksum. [`Error::Closed`] where it was not to go on.
     pub fn compact_step(&self, goes_on: GoesOn<'_>) -> Result<bool> {
         if self.role == Role::Reader {
             return Ok(false);
@@ -58,13 +102,31 @@ impl Store {
         if self.shared.env.clock.mono_ns() < after_ns {
             return Ok(false);
         }
-        let _compacting = self.compacting.lock();
+        let mut begun = self.compacting.lock();
         self.check()?;
         let view = self.view();
-        match self.choose(&view) {
-            None => Ok(false),
-            Some(runs) => self.merge(view, &runs, goes_on).map(|()| true),
-        }
+        let Some(runs) = self.choose(&view) else {
+            return Ok(false);
+        };
+        let rest = match runs.end == view.runs.len() {
+            true => Self::rest_of(&view, &begun),
+            false => None,
+        };
+        let merged = rest.unwrap_or_else(|| Merged::of(&view, runs));
+        drop(view);
+        self.merge(merged, &mut begun, goes_on).map(|()| true)
+    }
+
+    /// What is left of a merge that was begun, where it can go on: its runs are the lowest still.
+    fn rest_of(view: &View, begun: &Option<Begun>) -> Option<Merged> {
+        let Begun { runs, after } = begun.as_ref()?;
+        let at = view.runs.len().checked_sub(runs.len())?;
+        let is_same = |(now, then): (&Arc<Run>, &Weak<Run>)| then.as_ptr() == Arc::as_ptr(now);
+        let are_same = view.runs[at..].iter().zip(runs).all(is_same);
+        are_same.then(|| Merged {
+            after: Some(after.clone()),
+            ..Merged::of(view, at..view.runs.len())
+        })
     }
 
     /// Merges everything into one run where nothing was written for long enough and it is worth it, once
@@ -103,7 +165,7 @@ impl Store {
             .store(written_ns, Ordering::Relaxed);
         // A write is more urgent, and what it brings is merged as well, later.
         let is_idle = || counters.last_write_ns.load(Ordering::Relaxed) == written_ns;
-        match self.merge_all(2, &|| goes_on() && is_idle()) {
+        match self.merge_idle(&|| goes_on() && is_idle()) {
             Err(Error::Closed(_)) if !is_idle() => return Ok(false),
             merged => merged?,
         }
@@ -113,12 +175,33 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether everything fits on the disk a second time, beside what is kept aside.
+    /// Flushes, goes on with a merge that was begun, or merges everything where there is more than one run.
+    fn merge_idle(&self, goes_on: GoesOn<'_>) -> Result<()> {
+        self.flush()?;
+        let mut begun = self.compacting.lock();
+        self.check()?;
+        let view = self.view();
+        let rest = Self::rest_of(&view, &begun);
+        if rest.is_none() && view.runs.len() < 2 {
+            return Ok(());
+        }
+        let merged = rest.unwrap_or_else(|| Merged::of(&view, 0..view.runs.len()));
+        drop(view);
+        self.merge(merged, &mut begun, goes_on)
+    }
+
+    /// Whether what is new and a piece of the bottom fit on the disk a second time, beside what is kept
+    /// aside.
     fn has_room_to_settle(&self) -> Result<bool> {
         let free_len = self.shared.env.disk.free_len(&self.dir);
         let free_len = free_len.during("stat", &self.dir)?;
         let view = self.view();
-        let tables: u64 = view.runs.iter().map(|run| run.len()).sum();
+        let tables = view.runs.split_last().map_or(0, |(bottom, newer)| {
+            let lens = bottom.tables.iter().map(|table| table.meta().len);
+            let piece = lens.max().max(Some(self.options().table_len_max));
+            let newer = newer.iter().map(|run| run.len());
+            newer.sum::<u64>() + piece.map_or(0, |len| len.min(bottom.len()))
+        });
         let logs: u64 = self.logs.iter().map(|log| log.file_len()).sum();
         let needed = tables + logs + self.options().reserve_len_max;
         Ok(free_len.is_none_or(|free_len| free_len >= needed))
@@ -159,36 +242,29 @@ impl Store {
     /// # Errors
     /// As [`Store::compact_step`].
     pub fn compact(&self) -> Result<()> {
-        self.merge_all(1, &|| true)
-    }
-
-    /// Flushes, and merges everything where that makes at least so many runs.
-    fn merge_all(&self, run_count_min: usize, goes_on: GoesOn<'_>) -> Result<()> {
         self.flush()?;
-        let _compacting = self.compacting.lock();
+        let mut begun = self.compacting.lock();
         self.check()?;
         let view = self.view();
-        if view.runs.len() < run_count_min {
+        if view.runs.is_empty() {
             return Ok(());
         }
-        let all = 0..view.runs.len();
-        self.merge(view, &all, goes_on)
+        let all = Merged::of(&view, 0..view.runs.len());
+        drop(view);
+        self.merge(all, &mut begun, &|| true)
     }
 
-    /// Merges runs that lie side by side into one, and removes what nobody needs then.
-    fn merge(&self, view: Arc<View>, runs: &Range<usize>, goes_on: GoesOn<'_>) -> Result<()> {
-        let merged = self
-            .shared
-            .with_reserve(|| self.merge_runs(&view, runs, goes_on));
-        if merged.as_ref().is_err_and(Error::is_no_space) {
+    /// Merges runs that lie side by side into one, and removes what nobody needs then. What is left of it
+    /// where that fails is kept in `begun`.
+    fn merge(&self, merged: Merged, begun: &mut Option<Begun>, goes_on: GoesOn<'_>) -> Result<()> {
+        let done = self.merge_runs(merged, begun, goes_on);
+        if done.as_ref().is_err_and(Error::is_no_space) {
             let until_ns = self.shared.env.clock.mono_ns() + NO_SPACE_PAUSE_NS;
             self.counters
                 .compact_after_ns
                 .store(until_ns, Ordering::Relaxed);
         }
-        // It pins segments, and only a file that nobody holds is used again.
-        drop(view);
-        self.remove_tables(&merged?)?;
+        done?;
         self.drop_segments()?;
         self.shared.refill_reserve();
         Ok(())
@@ -261,15 +337,97 @@ impl Store {
         })
     }
 
-    /// Puts one run in the place of several, and returns the tables that it replaces.
+    /// Puts one run in the place of several: at the bottom piece by piece, otherwise at once.
     fn merge_runs(
         &self,
-        view: &View,
-        runs: &Range<usize>,
+        mut merged: Merged,
+        begun: &mut Option<Begun>,
         goes_on: GoesOn<'_>,
-    ) -> Result<Vec<u64>> {
-        let inputs = &view.runs[runs.clone()];
-        let live = Self::live_lens(view);
+    ) -> Result<()> {
+        let live = Self::live_lens(&self.view());
+        loop {
+            let piece = || self.merge_piece(&merged, &live, goes_on);
+            let (bottom, after) = match self.shared.with_reserve(piece)? {
+                Some(next) => next,
+                None => break,
+            };
+            *merged.runs.last_mut().expect("it has a bottom") = bottom;
+            *begun = Some(Begun {
+                runs: merged.runs.iter().map(Arc::downgrade).collect(),
+                after: after.clone(),
+            });
+            merged.after = Some(after);
+        }
+        if merged.below == 0 {
+            *begun = None;
+        }
+        Counters::add(&self.counters.compactions, 1);
+        Ok(())
+    }
+
+    /// Merges and installs the next piece, and removes the tables that it replaces. Returns the bottom as
+    /// it is then and the last name that is done, or `None` where that was the last piece.
+    fn merge_piece(
+        &self,
+        merged: &Merged,
+        live: &HashMap<(ShardId, u64), u64>,
+        goes_on: GoesOn<'_>,
+    ) -> Result<Option<(Arc<Run>, Vec<u8>)>> {
+        let Merged { runs, below, after } = merged;
+        let (bottom, newer) = runs.split_last().expect("something is merged");
+        let tables = &bottom.tables[..];
+        let is_done = |table: &Arc<Table>| {
+            let after = after.as_deref();
+            after.is_some_and(|after| *table.meta().name_max <= *after)
+        };
+        let start = tables.partition_point(is_done);
+        let rest = &tables[start..];
+        let count = match *below {
+            0 => piece_count(rest, self.options().table_len_max),
+            _ => rest.len(),
+        };
+        let (piece, rest) = rest.split_at(count);
+        let is_last = rest.is_empty() || planted("compact.pieces");
+        let end = (!rest.is_empty()).then(|| &piece[count - 1].meta().name_max[..]);
+
+        let outputs = self.copy_piece(merged, piece, end, live, goes_on)?;
+        let new = self.open_tables(&outputs)?;
+        let whole = [&tables[..start], &new, rest].concat();
+        let run = Arc::new(Run::new(whole));
+        let replaced = if is_last { runs.len() } else { 1 };
+        let below = *below;
+        // Flushes only add in front, so the distance from the end stays.
+        self.install(
+            |manifest| {
+                let metas = run.tables.iter().map(|table| table.meta().clone());
+                let metas: Vec<TableMeta> = metas.collect();
+                let end = manifest.runs.len() - below;
+                let new = (!metas.is_empty()).then_some(metas);
+                manifest.runs.splice(end - replaced..end, new);
+            },
+            |view| {
+                let end = view.runs.len() - below;
+                let new = (!run.tables.is_empty()).then(|| Arc::clone(&run));
+                view.runs.splice(end - replaced..end, new);
+            },
+        )?;
+        Counters::add(&self.counters.merge_pieces, 1);
+        let newer = newer.iter().filter(|_| is_last);
+        let newer = newer.flat_map(|run| &run.tables);
+        self.remove_tables(newer.chain(piece))?;
+        Ok(end.filter(|_| !is_last).map(|end| (run, end.to_vec())))
+    }
+
+    /// Writes a piece: the names behind those that are done, up to `end`.
+    fn copy_piece(
+        &self,
+        merged: &Merged,
+        piece: &[Arc<Table>],
+        end: Option<&[u8]>,
+        live: &HashMap<(ShardId, u64), u64>,
+        goes_on: GoesOn<'_>,
+    ) -> Result<Vec<TableMeta>> {
+        let view = self.view();
         let leaves = |pointer: &ValuePointer| {
             let place = (pointer.shard, pointer.file);
             let all = view
@@ -281,58 +439,43 @@ impl Store {
         };
         let rules = CompactionRules {
             snapshots: Vec::new(),
-            horizon: self.horizon_above(inputs),
-            is_bottom: runs.end == view.runs.len() || planted("compact.tombstones"),
+            horizon: self.horizon_above(&merged.runs),
+            is_bottom: merged.below == 0 || planted("compact.tombstones"),
         };
-        let cursors: Vec<RunCursor> = inputs
-            .iter()
-            .map(|run| RunCursor::new(Arc::clone(run), true))
-            .collect();
-        let mut entries = CompactionIter::new(Merge::new(cursors), rules, |_| {});
+        let (_, newer) = merged.runs.split_last().expect("something is merged");
+        let piece = Arc::new(Run::new(piece.to_vec()));
+        let inputs = newer.iter().chain([&piece]);
+        let cursors = inputs.map(|run| RunCursor::new(Arc::clone(run), true));
+        let mut entries = CompactionIter::new(Merge::new(cursors.collect()), rules, |_| {});
+        match &merged.after {
+            Some(after) => entries.seek_behind(after),
+            None => entries.first(),
+        }
         let mut outputs = Outputs::new(self);
-        let copied = self.copy_entries(view, &mut entries, &leaves, goes_on, &mut outputs);
+        let copied = self.copy_entries(&view, &mut entries, end, &leaves, goes_on, &mut outputs);
         if let Err(error) = copied
             && !planted("compact.swallow")
         {
             outputs.discard();
             return Err(error);
         }
-        let metas = outputs.finish()?;
-        let tables = self.open_tables(&metas)?;
-        let gone: Vec<u64> = inputs
-            .iter()
-            .flat_map(|run| &run.tables)
-            .map(|t| t.identity().number)
-            .collect();
-        // Flushes only add in front, so the distance from the end stays.
-        let (before, below) = (runs.len(), view.runs.len() - runs.end);
-        self.install(
-            |manifest| {
-                let end = manifest.runs.len() - below;
-                let merged = (!metas.is_empty()).then_some(metas);
-                manifest.runs.splice(end - before..end, merged);
-            },
-            |view| {
-                let end = view.runs.len() - below;
-                let merged = (!tables.is_empty()).then(|| Arc::new(Run::new(tables)));
-                view.runs.splice(end - before..end, merged);
-            },
-        )?;
-        Counters::add(&self.counters.compactions, 1);
-        Ok(gone)
+        outputs.finish()
     }
 
     fn copy_entries<F: FnMut(super::merge::Dropped<'_>)>(
         &self,
         view: &View,
         entries: &mut CompactionIter<RunCursor, F>,
+        end: Option<&[u8]>,
         leaves: &dyn Fn(&ValuePointer) -> bool,
         goes_on: GoesOn<'_>,
         outputs: &mut Outputs,
     ) -> Result<()> {
-        entries.first();
         while entries.is_valid() {
             let key = entries.key();
+            if end.is_some_and(|end| end < key.name) {
+                break;
+            }
             match entries.value() {
                 ValueSource::Absent => {
                     outputs.add(key.name, key.version, EntryKind::Tombstone, &[])?;
@@ -361,10 +504,10 @@ impl Store {
     }
 
     /// Removes tables that the manifest no longer names. Readers that hold them keep them.
-    fn remove_tables(&self, numbers: &[u64]) -> Result<()> {
+    fn remove_tables<'t>(&self, tables: impl Iterator<Item = &'t Arc<Table>>) -> Result<()> {
         let disk = self.shared.env.disk.as_ref();
-        for number in numbers {
-            let path = files::table(&self.dir, *number);
+        for table in tables {
+            let path = files::table(&self.dir, table.identity().number);
             strandline_wal::IoContext::during(disk.remove(&path), "remove", &path)?;
         }
         Ok(())

@@ -145,7 +145,8 @@ pub(crate) struct Store {
     /// Tables of manifests that could not be stored: one of those may be what the disk has.
     orphans: Mutex<Vec<u64>>,
     flushing: Mutex<()>,
-    compacting: Mutex<()>,
+    /// Held by whoever compacts; the merge that was given up last, if it can be taken up again.
+    compacting: Mutex<Option<compact::Begun>>,
     pressure: Pressure,
     stopped: OnceLock<Error>,
     /// It takes no more writes: it is about to be closed.
@@ -215,6 +216,7 @@ pub(crate) struct Counters {
     pub syncs: AtomicU64,
     pub flushes: AtomicU64,
     pub compactions: AtomicU64,
+    pub merge_pieces: AtomicU64,
     pub table_len_written: AtomicU64,
     pub values_moved: AtomicU64,
     pub segments_recycled: AtomicU64,

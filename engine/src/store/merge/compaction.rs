@@ -85,6 +85,17 @@ impl<C: Cursor, F: FnMut(Dropped<'_>)> CompactionIter<C, F> {
         self.settle();
     }
 
+    /// Moves to the first entry that is kept behind all of `name`.
+    pub fn seek_behind(&mut self, name: &[u8]) {
+        self.newer = None;
+        self.merge.seek(InternalKey::last_of(name));
+        // No writer gives a version of 0, and a table may be forged.
+        while self.merge.is_valid() && self.merge.key().name == name {
+            self.merge.next();
+        }
+        self.settle();
+    }
+
     /// Moves to the next entry that is kept. Does nothing where the iterator stands nowhere.
     pub fn next(&mut self) {
         if self.merge.is_valid() {
