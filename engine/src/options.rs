@@ -83,7 +83,8 @@ pub struct Options {
     /// Values of at least this many bytes stay in their log segment. Default 4 KiB; 64 to 64 MiB.
     /// Smaller ones are cheaper to move than to look up elsewhere.
     pub large_value_len_min: usize,
-    /// Length at which a compaction starts a new table, in bytes. Default 64 MiB; 64 KiB to 2 GiB.
+    /// Most bytes at which a compaction starts a new table. Default 64 MiB; 64 KiB to 2 GiB. Where all
+    /// tables have less than 32 times as much, it starts one at a 32nd of them, or at 1 MiB.
     pub table_len_max: u64,
     /// Sorted runs above the bottom one before they are merged. Default 4; 1 to 16. More write less
     /// and read more.
@@ -93,13 +94,15 @@ pub struct Options {
     /// or an open, where what is new is at least a 16th of the rest; below 64 MiB in all, less than that is
     /// merged after an accordingly longer pause. A leader that others can follow waits until its followers
     /// have everything, and one that none has reached yet does not do it. Nor does one without room for a
-    /// second copy.
+    /// second copy of what is new and of a 32nd of the rest. What was held for writes to come is given back:
+    /// spare segments, all but the start of the log, and most of the reserve.
     pub settle_after: Option<Duration>,
     /// Memory for table blocks where files are not mapped, in bytes. Default 64 MiB; any.
     pub cache_len_max: u64,
     /// Disk space kept aside, in bytes, so that a full disk takes removals and compaction can free it;
     /// everything else is refused until it is back. Default 64 MiB; any, 0 for none. It begins with
-    /// 4 MiB and grows with what flushes write.
+    /// 4 MiB and grows with what flushes write; while the database is left alone it shrinks to a 32nd of
+    /// its tables, 1 MiB at least.
     pub reserve_len_max: u64,
     /// Bytes per second that a thread reads of what is stored, over and over, to find damage before it is
     /// asked for. Default 0: none. See [`crate::Dataset::damage`].

@@ -45,7 +45,8 @@ fn pass(db: &Database, machine: &SimEnv, ms: u64) -> usize {
 
 fn is_settled(db: &Database) -> bool {
     let stats = stats(db);
-    stats.run_count == 1 && stats.unflushed_len == 0
+    // The log may have begun anew, with a record that changes nothing.
+    stats.run_count == 1 && stats.unflushed_len < 256
 }
 
 fn len(db: &Database) -> u64 {
@@ -202,6 +203,43 @@ fn what_was_overwritten_is_gone_after_a_pause() {
             assert!(len() < live * 5 / 4, "{} bytes for {live}", len());
         }
     }
+}
+
+/// What was held for writes to come is given back: the growing segment, spares, and the reserve but for what
+/// removals on a full disk and one piece of a merge take.
+#[test]
+fn what_is_left_alone_takes_little_beside_what_is_live() {
+    let machine = SimEnv::new(1);
+    let options = Options {
+        segment_len_max: 64 << 20,
+        table_len_max: 64 << 20,
+        memtable_len_max: 64 << 20,
+        reserve_len_max: 64 << 20,
+        router: strandline::ShardRouter::hash(2).unwrap(),
+        ..options()
+    };
+    let db = options.clone().open_with("/db", machine.env()).unwrap();
+    let len = || files_len(machine.env().disk.as_ref(), Path::new("/db"));
+    for round in 0..3 {
+        put(&db, 0..20_000, 1_000);
+        assert!(len() > 30_000_000, "{}", len());
+        assert!(pass(&db, &machine, 200) <= 2);
+        assert!(is_settled(&db));
+        let beside = len() - stats(&db).table_len;
+        assert!(beside < 5 << 18, "round {round}: {beside} bytes");
+        assert_eq!(stats(&db).segment_count, 2);
+        assert_eq!(pass(&db, &machine, 10_000), 0);
+    }
+    // It goes on from there.
+    put(&db, 20_000..20_100, 1_000);
+    db.close().unwrap();
+    let db = options.open_with("/db", machine.env()).unwrap();
+    assert_eq!(crate::len(&db), 20_100);
+    db.close().unwrap();
+    assert_eq!(
+        verify(Path::new("/db"), &machine.env()).unwrap().problems,
+        []
+    );
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
         ("deletes and empty values", deletes()),
         ("batches larger than a segment", large_batches()),
         ("numbers past 2^32", past_two_to_the_32()),
+        ("left alone", left_alone()),
     ]
 }
 
@@ -228,6 +229,28 @@ fn small_tables() -> Case {
     let options = Options {
         large_value_len_min: 64 << 10,
         run_count_max: 1,
+        ..small_options()
+    };
+    script(options, ops)
+}
+
+/// A log that has grown, left alone: what is in memory becomes tables, the log begins small again, and goes
+/// on from there, now and in another life.
+fn left_alone() -> Case {
+    let mut ops = Vec::new();
+    for round in 0..3 {
+        ops.extend((0..12).map(|n| put(n + round, 17_000, if n == 7 { Disk } else { Os })));
+        ops.extend([Op::Advance(200), Op::Background(3)]);
+        ops.push(put(round, 300, [Os, Disk, Os][round]));
+        if round == 1 {
+            ops.push(Op::Reopen);
+        }
+    }
+    let options = Options {
+        segment_len_max: 256 << 10,
+        memtable_len_max: 1 << 20,
+        large_value_len_min: 64 << 10,
+        router: ShardRouter::hash(2).unwrap(),
         ..small_options()
     };
     script(options, ops)

@@ -100,6 +100,14 @@ fn snapshots_and_many_small_tables_survive() {
 }
 
 #[test]
+fn a_log_that_begins_small_again_survives() {
+    judge(
+        "left alone",
+        &["flushes", "segments removed", "reopens", "cuts"],
+    );
+}
+
+#[test]
 fn deletions_stay_deletions() {
     judge("deletes and empty values", &["flushes", "compactions"]);
 }

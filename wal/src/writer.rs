@@ -278,6 +278,23 @@ impl Writer {
         Ok(())
     }
 
+    /// Seals the growing segment where it is far longer than what a log begins with, and returns whether it
+    /// did: the next batch begins such a short one. Only for a leader.
+    ///
+    /// # Errors
+    /// The disk's; the log is poisoned by it.
+    pub fn begin_small(&mut self) -> Result<bool> {
+        let start = self.options.capacity_start.max(CAPACITY_MIN);
+        let is_long = |active: &Active| active.image.len() as u64 > 2 * start;
+        if !self.active.as_ref().is_some_and(is_long) {
+            return Ok(false);
+        }
+        self.log.check()?;
+        self.seal()?;
+        self.capacity_next = start;
+        Ok(true)
+    }
+
     /// Gives a batch its place, its sequence and its header. `timestamp` must rise; `ordinal` is the
     /// low end of the dataset's commit count.
     ///

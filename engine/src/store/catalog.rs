@@ -1,4 +1,5 @@
-//! The keyspaces of a dataset: names and numbers. Creation is a control record in shard 0's log.
+//! The keyspaces of a dataset: names and numbers. Creation is a control record in shard 0's log. It may be
+//! said again in any log, which changes nothing.
 //!
 //! Body of control code 128, keyspace created:
 //!
@@ -65,12 +66,12 @@ impl Catalog {
     }
 }
 
-/// The batch that creates a keyspace.
-pub(crate) fn payload(number: u32, name: &str) -> SealedPayload {
+/// The batch that creates a keyspace, for the log of a shard.
+pub(crate) fn payload(shard: ShardId, number: u32, name: &str) -> SealedPayload {
     let body = [&number.to_le_bytes()[..], name.as_bytes()].concat();
     let mut payload = Payload::new();
     payload
-        .push(Kind::Control, ShardId(0), &[&[KEYSPACE_CREATED]], &body)
+        .push(Kind::Control, shard, &[&[KEYSPACE_CREATED]], &body)
         .expect("one small record fits");
     payload.seal(flags::CONTROL)
 }
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_record_tells_the_keyspace_that_it_creates() {
-        let payload = payload(7, "users");
+        let payload = payload(ShardId(0), 7, "users");
         let record = payload.records().next().unwrap().unwrap();
         assert_eq!(keyspace_created(&record), Some((7, "users")));
         let mut other = Payload::new();

@@ -64,14 +64,30 @@ struct Merged {
     runs: Vec<Arc<Run>>,
     /// How many runs lie below.
     below: usize,
+    /// Length at which a table is full, in bytes.
+    len_max: u64,
     /// The last name that is done already, where a merge is taken up again.
     after: Option<Vec<u8>>,
 }
 
-impl Merged {
-    fn of(view: &View, runs: Range<usize>) -> Merged {
+/// A piece that was merged.
+struct Installed {
+    /// The tables that it replaces.
+    gone: Vec<u64>,
+    /// The bottom as it is now and the last name that is done; `None` where that was the last piece.
+    next: Option<(Arc<Run>, Vec<u8>)>,
+}
+
+impl Store {
+    fn merged_of(&self, view: &View, runs: Range<usize>) -> Merged {
+        let below = view.runs.len() - runs.end;
+        let tables: u64 = view.runs.iter().map(|run| run.len()).sum();
         Merged {
-            below: view.runs.len() - runs.end,
+            below,
+            len_max: match below {
+                0 => self.piece_len(tables),
+                _ => self.options().table_len_max,
+            },
             runs: view.runs[runs].to_vec(),
             after: None,
         }
@@ -109,23 +125,23 @@ impl Store {
             return Ok(false);
         };
         let rest = match runs.end == view.runs.len() {
-            true => Self::rest_of(&view, &begun),
+            true => self.rest_of(&view, &begun),
             false => None,
         };
-        let merged = rest.unwrap_or_else(|| Merged::of(&view, runs));
+        let merged = rest.unwrap_or_else(|| self.merged_of(&view, runs));
         drop(view);
         self.merge(merged, &mut begun, goes_on).map(|()| true)
     }
 
     /// What is left of a merge that was begun, where it can go on: its runs are the lowest still.
-    fn rest_of(view: &View, begun: &Option<Begun>) -> Option<Merged> {
+    fn rest_of(&self, view: &View, begun: &Option<Begun>) -> Option<Merged> {
         let Begun { runs, after } = begun.as_ref()?;
         let at = view.runs.len().checked_sub(runs.len())?;
         let is_same = |(now, then): (&Arc<Run>, &Weak<Run>)| then.as_ptr() == Arc::as_ptr(now);
         let are_same = view.runs[at..].iter().zip(runs).all(is_same);
         are_same.then(|| Merged {
             after: Some(after.clone()),
-            ..Merged::of(view, at..view.runs.len())
+            ..self.merged_of(view, at..view.runs.len())
         })
     }
 
@@ -169,9 +185,7 @@ impl Store {
             Err(Error::Closed(_)) if !is_idle() => return Ok(false),
             merged => merged?,
         }
-        for log in &self.logs {
-            self.shared.pool.clear_in(log.dir());
-        }
+        self.give_back()?;
         Ok(true)
     }
 
@@ -181,11 +195,11 @@ impl Store {
         let mut begun = self.compacting.lock();
         self.check()?;
         let view = self.view();
-        let rest = Self::rest_of(&view, &begun);
+        let rest = self.rest_of(&view, &begun);
         if rest.is_none() && view.runs.len() < 2 {
             return Ok(());
         }
-        let merged = rest.unwrap_or_else(|| Merged::of(&view, 0..view.runs.len()));
+        let merged = rest.unwrap_or_else(|| self.merged_of(&view, 0..view.runs.len()));
         drop(view);
         self.merge(merged, &mut begun, goes_on)
     }
@@ -198,9 +212,9 @@ impl Store {
         let view = self.view();
         let tables = view.runs.split_last().map_or(0, |(bottom, newer)| {
             let lens = bottom.tables.iter().map(|table| table.meta().len);
-            let piece = lens.max().max(Some(self.options().table_len_max));
-            let newer = newer.iter().map(|run| run.len());
-            newer.sum::<u64>() + piece.map_or(0, |len| len.min(bottom.len()))
+            let newer: u64 = newer.iter().map(|run| run.len()).sum();
+            let piece = lens.max().max(Some(self.piece_len(newer + bottom.len())));
+            newer + piece.map_or(0, |len| len.min(bottom.len()))
         });
         let logs: u64 = self.logs.iter().map(|log| log.file_len()).sum();
         let needed = tables + logs + self.options().reserve_len_max;
@@ -249,7 +263,7 @@ impl Store {
         if view.runs.is_empty() {
             return Ok(());
         }
-        let all = Merged::of(&view, 0..view.runs.len());
+        let all = self.merged_of(&view, 0..view.runs.len());
         drop(view);
         self.merge(all, &mut begun, &|| true)
     }
@@ -347,16 +361,21 @@ impl Store {
         let live = Self::live_lens(&self.view());
         loop {
             let piece = || self.merge_piece(&merged, &live, goes_on);
-            let (bottom, after) = match self.shared.with_reserve(piece)? {
-                Some(next) => next,
-                None => break,
-            };
-            *merged.runs.last_mut().expect("it has a bottom") = bottom;
-            *begun = Some(Begun {
-                runs: merged.runs.iter().map(Arc::downgrade).collect(),
-                after: after.clone(),
-            });
-            merged.after = Some(after);
+            // Not what follows it: once it is installed it must not be done again.
+            let Installed { gone, next } = self.shared.with_reserve(piece)?;
+            let is_last = next.is_none();
+            if let Some((bottom, after)) = next {
+                *merged.runs.last_mut().expect("it has a bottom") = bottom;
+                *begun = Some(Begun {
+                    runs: merged.runs.iter().map(Arc::downgrade).collect(),
+                    after: after.clone(),
+                });
+                merged.after = Some(after);
+            }
+            self.remove_tables(&gone)?;
+            if is_last {
+                break;
+            }
         }
         if merged.below == 0 {
             *begun = None;
@@ -365,15 +384,16 @@ impl Store {
         Ok(())
     }
 
-    /// Merges and installs the next piece, and removes the tables that it replaces. Returns the bottom as
-    /// it is then and the last name that is done, or `None` where that was the last piece.
+    /// Merges and installs the next piece.
     fn merge_piece(
         &self,
         merged: &Merged,
         live: &HashMap<(ShardId, u64), u64>,
         goes_on: GoesOn<'_>,
-    ) -> Result<Option<(Arc<Run>, Vec<u8>)>> {
-        let Merged { runs, below, after } = merged;
+    ) -> Result<Installed> {
+        let Merged {
+            runs, below, after, ..
+        } = merged;
         let (bottom, newer) = runs.split_last().expect("something is merged");
         let tables = &bottom.tables[..];
         let is_done = |table: &Arc<Table>| {
@@ -383,7 +403,7 @@ impl Store {
         let start = tables.partition_point(is_done);
         let rest = &tables[start..];
         let count = match *below {
-            0 => piece_count(rest, self.options().table_len_max),
+            0 => piece_count(rest, merged.len_max),
             _ => rest.len(),
         };
         let (piece, rest) = rest.split_at(count);
@@ -413,9 +433,11 @@ impl Store {
         )?;
         Counters::add(&self.counters.merge_pieces, 1);
         let newer = newer.iter().filter(|_| is_last);
-        let newer = newer.flat_map(|run| &run.tables);
-        self.remove_tables(newer.chain(piece))?;
-        Ok(end.filter(|_| !is_last).map(|end| (run, end.to_vec())))
+        let gone = newer.flat_map(|run| &run.tables).chain(piece);
+        Ok(Installed {
+            gone: gone.map(|table| table.identity().number).collect(),
+            next: end.filter(|_| !is_last).map(|end| (run, end.to_vec())),
+        })
     }
 
     /// Writes a piece: the names behind those that are done, up to `end`.
@@ -451,7 +473,7 @@ impl Store {
             Some(after) => entries.seek_behind(after),
             None => entries.first(),
         }
-        let mut outputs = Outputs::new(self);
+        let mut outputs = Outputs::new(self, merged.len_max);
         let copied = self.copy_entries(&view, &mut entries, end, &leaves, goes_on, &mut outputs);
         if let Err(error) = copied
             && !planted("compact.swallow")
@@ -504,10 +526,10 @@ impl Store {
     }
 
     /// Removes tables that the manifest no longer names. Readers that hold them keep them.
-    fn remove_tables<'t>(&self, tables: impl Iterator<Item = &'t Arc<Table>>) -> Result<()> {
+    fn remove_tables(&self, numbers: &[u64]) -> Result<()> {
         let disk = self.shared.env.disk.as_ref();
-        for table in tables {
-            let path = files::table(&self.dir, table.identity().number);
+        for number in numbers {
+            let path = files::table(&self.dir, *number);
             strandline_wal::IoContext::during(disk.remove(&path), "remove", &path)?;
         }
         Ok(())

@@ -62,7 +62,8 @@ impl Store {
         sealed.level.index.seal();
         // What it writes must find room on a full disk: as much as there is of the log, at most. That
         // is tried again at the next flush.
-        let _ = self.shared.reserve.grow(sealed.level.log_len());
+        let reserve = &self.shared.reserve;
+        let _ = reserve.grow(&self.dir, sealed.level.log_len());
         let flushed = || self.flush_level(&sealed, &complete);
         let outcome = self.shared.with_reserve(flushed);
         *self.pressure.failed.lock() = outcome.as_ref().err().cloned();
@@ -105,7 +106,7 @@ impl Store {
 
     fn flush_level(&self, sealed: &SealedLevel, complete: &Mark) -> Result<()> {
         let horizon = self.watermarks.visible();
-        let mut outputs = Outputs::new(self);
+        let mut outputs = Outputs::new(self, self.options().table_len_max);
         let copied = self.copy_level(&sealed.level, horizon, &mut outputs);
         if let Err(error) = copied.and_then(|()| self.compare_logs(&sealed.cut)) {
             outputs.discard();
@@ -320,9 +321,14 @@ impl Store {
     /// The disk's.
     pub fn drop_segments(&self) -> Result<()> {
         // A checkpoint that is being made holds this lock: nothing that it lists may go.
-        let Some(_flushing) = self.flushing.try_lock() else {
-            return Ok(());
-        };
+        match self.flushing.try_lock() {
+            Some(_flushing) => self.drop_unneeded(),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Store::drop_segments`]. Requires: the lock of flushes.
+    pub(super) fn drop_unneeded(&self) -> Result<()> {
         if self.closed.load(std::sync::atomic::Ordering::Acquire) {
             return Ok(());
         }
@@ -376,15 +382,18 @@ impl Store {
 /// Tables on their way out, split by length between names.
 pub(super) struct Outputs<'a> {
     store: &'a Store,
+    len_max: u64,
     builder: Option<(TableBuilder, PathBuf)>,
     last_name: Vec<u8>,
     metas: Vec<TableMeta>,
 }
 
 impl<'a> Outputs<'a> {
-    pub fn new(store: &'a Store) -> Outputs<'a> {
+    /// A table of `len_max` bytes is full.
+    pub fn new(store: &'a Store, len_max: u64) -> Outputs<'a> {
         Outputs {
             store,
+            len_max,
             builder: None,
             last_name: Vec::new(),
             metas: Vec::new(),
@@ -395,7 +404,7 @@ impl<'a> Outputs<'a> {
         let is_full = self
             .builder
             .as_ref()
-            .is_some_and(|(builder, _)| builder.len() >= self.store.options().table_len_max);
+            .is_some_and(|(builder, _)| builder.len() >= self.len_max);
         if is_full && self.last_name != name {
             self.close()?;
         }

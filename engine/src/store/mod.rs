@@ -27,6 +27,7 @@ pub(crate) mod memtable;
 pub(crate) mod merge;
 pub(crate) mod read;
 pub(crate) mod recover;
+pub(crate) mod rest;
 pub(crate) mod view;
 pub(crate) mod watermarks;
 pub(crate) mod write;
@@ -158,6 +159,8 @@ pub(crate) struct Store {
     /// Whether it is a node's, which may have followers that were not heard yet.
     is_shipped: AtomicBool,
     counters: Counters,
+    /// What it needed of the reserve before it was left alone; 0 once it has it again.
+    reserve_before: AtomicU64,
     /// What the last scrub found.
     damage: Mutex<Vec<Problem>>,
     report: RecoveryReport,

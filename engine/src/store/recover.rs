@@ -150,6 +150,7 @@ impl Opening<'_> {
             floors,
             is_shipped: Default::default(),
             counters: Counters::begin(self.shared.env.clock.mono_ns()),
+            reserve_before: Default::default(),
             damage: Mutex::default(),
             report,
             asked: Mutex::default(),

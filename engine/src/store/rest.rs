@@ -1,0 +1,105 @@
+//! What a dataset gives back once it was left alone and everything is in tables: space is held for what
+//! comes soon alone.
+
+use std::sync::atomic::Ordering;
+
+use strandline_wal::ShardId;
+
+use super::{Role, Store};
+use crate::error::Result;
+use crate::options::Durability;
+
+/// A table at the bottom has this share of all tables, within limits: it is what a merge needs beside
+/// them, and what is kept aside for that on a full disk.
+const PIECE_SHARE: u64 = 32;
+/// The least length of a table at the bottom, in bytes, where the options allow it.
+const PIECE_LEN_MIN: u64 = 1 << 20;
+
+impl Store {
+    /// Length at which a table at the bottom is full, in bytes, where all tables together have
+    /// `tables_len`.
+    pub(super) fn piece_len(&self, tables_len: u64) -> u64 {
+        let len = (tables_len / PIECE_SHARE).max(PIECE_LEN_MIN);
+        len.min(self.options().table_len_max)
+    }
+
+    /// Gives back what was held for writes to come: spare segments, most of the growing one, and what of
+    /// the reserve a flush of all that was in memory would have needed.
+    pub(super) fn give_back(&self) -> Result<()> {
+        match self.begin_small_segments() {
+            // Who writes next meets the same disk, and is told.
+            Err(error) if error.is_no_space() => {}
+            begun => begun?,
+        }
+        {
+            // Nobody else may come by for long.
+            let _flushing = self.flushing.lock();
+            self.drop_unneeded()?;
+        }
+        for log in &self.logs {
+            self.shared.pool.clear_in(log.dir());
+        }
+        let tables: u64 = self.view().runs.iter().map(|run| run.len()).sum();
+        // A favour as well.
+        let piece_len = self.piece_len(tables);
+        if let Ok(before) = self.shared.reserve.shrink(&self.dir, piece_len) {
+            self.reserve_before.store(before, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Takes the reserve that it had before, with the first write after a rest.
+    #[inline]
+    pub(super) fn end_rest(&self) {
+        if self.reserve_before.load(Ordering::Relaxed) != 0 {
+            let before = self.reserve_before.swap(0, Ordering::Relaxed);
+            // What there is no room for is tried again by the next flush.
+            let _ = self.shared.reserve.grow(&self.dir, before);
+        }
+    }
+
+    /// Has long growing segments whose batches are all in tables make way for short ones. A segment is
+    /// dropped only once another one is durable behind it, and a log always goes on from a batch: so one
+    /// is written that says again what a keyspace is called.
+    fn begin_small_segments(&self) -> Result<()> {
+        // Followers have the layout of their leader's log: nothing is added for the sake of its disk.
+        let is_alone = !self.is_shipped.load(Ordering::Acquire);
+        let keyspaces = self.catalog.list();
+        let (Role::Leader, true, Some((number, name))) = (self.role, is_alone, keyspaces.first())
+        else {
+            return Ok(());
+        };
+        let flushed = self.manifest.lock().logs.clone();
+        let timestamp = {
+            let mut commit = self.commit.lock();
+            self.check_writes()?;
+            let before = commit.timestamp;
+            for (shard, flushed) in flushed.iter().enumerate() {
+                let writer = &mut commit.writers[shard];
+                let done = flushed.position.seq.min(flushed.complete_seq);
+                if writer.position().seq <= done && writer.begin_small()? {
+                    let home = ShardId(shard as u16);
+                    let payload = super::catalog::payload(home, *number, name);
+                    self.write_locked(&mut commit, home, &payload)?;
+                }
+            }
+            match commit.timestamp {
+                timestamp if timestamp == before => return Ok(()),
+                timestamp => timestamp,
+            }
+        };
+        self.wait_local(timestamp, Durability::Disk)
+    }
+
+    /// After a removal found no room: a flush of removals takes little, and gives back what they took.
+    pub(super) fn flush_removals(&self) -> Result<()> {
+        let mut commit = self.commit.lock();
+        self.check()?;
+        if commit.level.log_len() > 0 {
+            self.seal_memtable(&mut commit);
+            drop(commit);
+            (self.shared.wake)();
+        }
+        Ok(())
+    }
+}
