@@ -197,6 +197,10 @@ impl Cursor for RunCursor {
 }
 
 /// A cursor over one level of a view.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most are runs, and a scan of tables alone is to allocate little"
+)]
 pub(crate) enum LevelCursor {
     Memtable(Box<NewestCursor<Arc<MemLevel>>>),
     Run(RunCursor),
