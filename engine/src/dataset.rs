@@ -155,7 +155,7 @@ impl DatasetInner {
         how: Reopen,
         between: impl FnOnce() -> Result<()>,
     ) -> Result<Store> {
-        current.close()?;
+        current.close(false)?;
         between()?;
         let (id, dir) = (current.id().clone(), current.dir().to_owned());
         let Reopen {
@@ -188,7 +188,7 @@ impl DatasetInner {
     }
 
     pub fn close(&self) -> Result<()> {
-        self.store.read().close()
+        self.store.read().close(true)
     }
 
     /// Makes the next open quick, before a close: takes no more writes, and flushes where it is worth it.

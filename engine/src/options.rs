@@ -95,14 +95,13 @@ pub struct Options {
     /// merged after an accordingly longer pause. A leader that others can follow waits until its followers
     /// have everything, and one that none has reached yet does not do it. Nor does one without room for a
     /// second copy of what is new and of a 32nd of the rest. What was held for writes to come is given back:
-    /// spare segments, all but the start of the log, and most of the reserve.
+    /// spare segments, and all but the start of the log.
     pub settle_after: Option<Duration>,
     /// Memory for table blocks where files are not mapped, in bytes. Default 64 MiB; any.
     pub cache_len_max: u64,
     /// Disk space kept aside, in bytes, so that a full disk takes removals and compaction can free it;
     /// everything else is refused until it is back. Default 64 MiB; any, 0 for none. It begins with
-    /// 4 MiB and grows with what flushes write; while the database is left alone it shrinks to a 32nd of
-    /// its tables, 1 MiB at least.
+    /// 4 MiB and grows with what flushes write.
     pub reserve_len_max: u64,
     /// Bytes per second that a thread reads of what is stored, over and over, to find damage before it is
     /// asked for. Default 0: none. See [`crate::Dataset::damage`].

@@ -304,7 +304,7 @@ mod tests {
                 std::thread::yield_now();
             }
             let closer = scope.spawn(|| {
-                store.close().unwrap();
+                store.close(true).unwrap();
                 done.load(Ordering::Acquire)
             });
             while store.check().is_ok() {

@@ -205,8 +205,7 @@ fn what_was_overwritten_is_gone_after_a_pause() {
     }
 }
 
-/// What was held for writes to come is given back: the growing segment, spares, and the reserve but for what
-/// removals on a full disk and one piece of a merge take.
+/// What was held for writes to come is given back: the growing segment and spares.
 #[test]
 fn what_is_left_alone_takes_little_beside_what_is_live() {
     let machine = SimEnv::new(1);
@@ -214,7 +213,7 @@ fn what_is_left_alone_takes_little_beside_what_is_live() {
         segment_len_max: 64 << 20,
         table_len_max: 64 << 20,
         memtable_len_max: 64 << 20,
-        reserve_len_max: 64 << 20,
+        reserve_len_max: 0,
         router: strandline::ShardRouter::hash(2).unwrap(),
         ..options()
     };

@@ -61,9 +61,9 @@ impl<T> Publisher<T> {
             return;
         }
         state.first += 1;
-        publish(done);
         // Its own place, if somebody behind it was faster.
         state.early.pop_front();
+        publish(done);
         while let Some(Some(_)) = state.early.front() {
             let done = state.early.pop_front().flatten().expect("looked at above");
             state.first += 1;

@@ -433,7 +433,8 @@ impl Walk<'_> {
             // between would leave some sectors of it, and their batches would prove a loss.
             let at = usize::try_from(scan.data_len).expect("a segment fits in memory");
             let behind = opened.bytes.get(at..).unwrap_or_default();
-            let ends_here = rest.len() == 1 && behind.iter().all(|byte| *byte == 0);
+            let is_nothing = footer.is_some() || behind.iter().all(|byte| *byte == 0);
+            let ends_here = rest.len() == 1 && is_nothing;
             if !ends_here && !planted("recover.fork") {
                 let reason = "the history forks here";
                 self.cut(path, scan.data_len, next_seq, None, reason, rest);
@@ -829,9 +830,11 @@ pub fn execute(disk: &Arc<dyn Disk>, plan: &Plan) -> Result<()> {
                 unless!("execute.removals", disk.sync_dir(&plan.dir))
                     .during("sync directory", &plan.dir)?;
                 let link_count = disk.stat(path).during("stat", path)?.link_count;
-                if link_count > 1 && !planted("execute.shared") {
-                    // A checkpoint, or what it was made of, has this file too and keeps all of it.
-                    let file = disk.open(path, Access::Read).during("open", path)?;
+                let file = disk.open(path, Access::Read).during("open", path)?;
+                let is_shared = link_count > 1 || was_sealed(file.as_ref(), path)?;
+                if is_shared && !planted("execute.shared") {
+                    // A checkpoint, or what it was made of, has this file too and keeps all of it; and a
+                    // reader of this process may have a map of a sealed one.
                     let bytes = read_all(file.as_ref(), *len, path)?;
                     replace_file(disk.as_ref(), path, &bytes).during("replace", path)?;
                     continue;
@@ -843,6 +846,17 @@ pub fn execute(disk: &Arc<dyn Disk>, plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a segment's file ends as only a sealed one does.
+fn was_sealed(file: &dyn File, path: &Path) -> Result<bool> {
+    let file_len = file.len().during("stat", path)?;
+    let Some(at) = file_len.checked_sub(TRAILER_LEN as u64) else {
+        return Ok(false);
+    };
+    let mut trailer = [0; TRAILER_LEN];
+    read_exact_at(file, &mut trailer, at).during("read", path)?;
+    Ok(Footer::is_trailer(&trailer))
 }
 
 #[cfg(test)]

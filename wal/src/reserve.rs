@@ -1,11 +1,9 @@
 //! Disk space kept aside, so that a full disk can be emptied.
 //!
 //! Removing keys writes first: the removal to the log, later a table in the place of larger ones. A file
-//! of zeros holds the room for that. When the disk is full half of it is given to removals and the rest
-//! to whoever frees space by them, and it comes back once there is twice its length. It is as long as
-//! the dataset that needs most says, within limits.
+//! of zeros holds the room for that. When the disk is full it is removed for whoever frees space, and
+//! it comes back once there is twice its length.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,8 +16,6 @@ use crate::unless;
 
 /// Length that a reserve begins with, in bytes, where it may be as long.
 pub const LEN_START: u64 = 4 << 20;
-/// Least length of one that was made shorter, in bytes.
-const LEN_MIN: u64 = 1 << 20;
 
 /// The reserve of one database.
 pub struct Reserve {
@@ -31,11 +27,9 @@ pub struct Reserve {
 }
 
 struct Lens {
-    /// What each dataset needs, by its directory.
-    needed: BTreeMap<PathBuf, u64>,
     /// As it should be.
     wanted: u64,
-    /// As it is; 0 while it is released, or half of what is wanted.
+    /// As it is; 0 while it is released.
     held: u64,
 }
 
@@ -64,7 +58,6 @@ impl Reserve {
             path,
             len_max,
             lens: Mutex::new(Lens {
-                needed: BTreeMap::new(),
                 wanted: wanted.max(held),
                 held,
             }),
@@ -82,11 +75,7 @@ impl Reserve {
             env,
             path: PathBuf::new(),
             len_max: 0,
-            lens: Mutex::new(Lens {
-                needed: BTreeMap::new(),
-                wanted: 0,
-                held: 0,
-            }),
+            lens: Mutex::new(Lens { wanted: 0, held: 0 }),
             released: AtomicBool::new(true),
         }
     }
@@ -111,51 +100,28 @@ impl Reserve {
         self.len_max > 0
     }
 
-    /// Gives half of its space to removals, which go to the log: the other half is for what flushes and
-    /// merges them. Returns whether it may be tried again now.
-    pub fn release_half(&self) -> bool {
-        let mut lens = self.lens.lock();
-        let half = lens.wanted / 2;
-        if lens.held <= half || planted("reserve.half") {
-            drop(lens);
-            return planted("reserve.half") && self.release();
-        }
-        let cut = || self.env.disk.open(&self.path, Access::Write)?.set_len(half);
-        if cut().is_err() {
-            // What met the full disk tells of it.
-            return false;
-        }
-        lens.held = half;
-        self.released.store(true, Ordering::Release);
-        true
-    }
-
     /// Takes the space again, where the disk has twice as much.
     ///
     /// # Errors
     /// The disk's: where there is too little space, [`is_no_space`](crate::Error::is_no_space).
     pub fn restore(&self) -> Result<()> {
         let mut lens = self.lens.lock();
-        if !self.is_released() {
+        if lens.held > 0 || self.len_max == 0 {
             return Ok(());
         }
         let dir = self.path.parent().unwrap_or(Path::new("."));
         let free = self.env.disk.free_len(dir).during("ask for space", dir)?;
-        let is_little = |free| free + lens.held < 2 * lens.wanted && !planted("reserve.room");
+        let is_little = |free| free < 2 * lens.wanted && !planted("reserve.room");
         if free.is_some_and(is_little) {
             let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
             return Err(full).during("make a reserve for removals", &self.path);
         }
-        let file = match lens.held {
-            0 => self.env.disk.create(&self.path),
-            _ => self.env.disk.open(&self.path, Access::Write),
-        };
+        let file = self.env.disk.create(&self.path);
         let file = file.during("create", &self.path)?;
-        if let Err(error) = file.allocate(lens.held, lens.wanted) {
+        if let Err(error) = file.allocate(0, lens.wanted) {
             drop(file);
             // The first failure is the one to report; a short file is made anew at the next open.
             let _ = self.env.disk.remove(&self.path);
-            lens.held = 0;
             return Err(error).during("allocate", &self.path);
         }
         lens.held = lens.wanted;
@@ -163,20 +129,14 @@ impl Reserve {
         Ok(())
     }
 
-    /// Makes it at least so long for the dataset at `dir`, up to what it may be, where space is plenty: it
-    /// must hold what a flush writes.
+    /// Makes it longer, up to what it may be, where space is plenty: it must hold what a flush writes.
     ///
     /// # Errors
     /// The disk's; it stays as it was.
-    pub fn grow(&self, dir: &Path, len: u64) -> Result<()> {
+    pub fn grow(&self, len: u64) -> Result<()> {
         let mut lens = self.lens.lock();
-        let needed = lens.needed.entry(dir.to_owned()).or_default();
-        *needed = len.max(*needed);
         lens.wanted = lens.wanted.max(len.min(self.len_max));
-        if self.released.load(Ordering::Acquire)
-            || lens.held >= lens.wanted
-            || planted("reserve.grow")
-        {
+        if lens.held == 0 || lens.held >= lens.wanted || planted("reserve.grow") {
             return Ok(());
         }
         let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -190,33 +150,6 @@ impl Reserve {
             .during("allocate", &self.path)?;
         lens.held = lens.wanted;
         Ok(())
-    }
-
-    /// Makes it shorter where no dataset needs as much, now that the one at `dir` needs no more than `len`, and
-    /// where space is plenty, so that it can be taken back. Returns what that one needed before.
-    ///
-    /// # Errors
-    /// The disk's; it stays as it was.
-    pub fn shrink(&self, dir: &Path, len: u64) -> Result<u64> {
-        let mut lens = self.lens.lock();
-        let parent = self.path.parent().unwrap_or(Path::new("."));
-        let free = self.env.disk.free_len(parent);
-        let free = free.during("ask for space", parent)?;
-        if free.is_some_and(|free| free < 4 * lens.held) {
-            return Ok(lens.held);
-        }
-        let before = lens.needed.insert(dir.to_owned(), len);
-        let before = before.unwrap_or_default().max(LEN_START);
-        let needed = lens.needed.values().max().copied().unwrap_or_default();
-        lens.wanted = needed.max(LEN_MIN).min(self.len_max);
-        if lens.held > lens.wanted {
-            let file = self.env.disk.open(&self.path, Access::Write);
-            let file = file.during("open", &self.path)?;
-            file.set_len(lens.wanted)
-                .during("set length of", &self.path)?;
-            lens.held = lens.wanted;
-        }
-        Ok(before)
     }
 }
 
@@ -266,9 +199,9 @@ mod tests {
     fn it_grows_to_its_limit_and_keeps_its_length() {
         let machine = SimEnv::new(1);
         let reserve = open(&machine, LEN_START + 8 * KIB);
-        reserve.grow("/db".as_ref(), LEN_START + 4 * KIB).unwrap();
+        reserve.grow(LEN_START + 4 * KIB).unwrap();
         assert_eq!(machine.disk.used_len(), LEN_START + 4 * KIB);
-        reserve.grow("/db".as_ref(), u64::MAX).unwrap();
+        reserve.grow(u64::MAX).unwrap();
         assert_eq!(machine.disk.used_len(), LEN_START + 8 * KIB);
         let reserve = open(&machine, LEN_START + 8 * KIB);
         assert!(reserve.release());
@@ -341,7 +274,7 @@ mod tests {
         let reserve = Reserve::open(env, "/reserve".into(), 64 * KIB).unwrap();
         assert!(reserve.is_released());
         assert_eq!(machine.disk.used_len(), 0, "what was half made is gone");
-        reserve.grow("/db".as_ref(), u64::MAX).unwrap();
+        reserve.grow(u64::MAX).unwrap();
         assert_eq!(machine.disk.used_len(), 0, "there is none to make longer");
         reserve.restore().unwrap();
         faults.add(Rule::new(Effect::EIO).on(Call::Remove));
@@ -353,58 +286,12 @@ mod tests {
     fn it_stays_as_long_as_it_is_where_space_is_scarce() {
         let machine = SimEnv::new(1);
         let reserve = open(&machine, 2 * LEN_START);
-        reserve.grow("/db".as_ref(), LEN_START).unwrap();
+        reserve.grow(LEN_START).unwrap();
         machine.disk.limit(Some(2 * LEN_START));
-        reserve.grow("/db".as_ref(), LEN_START + KIB).unwrap();
+        reserve.grow(LEN_START + KIB).unwrap();
         assert_eq!(machine.disk.used_len(), LEN_START);
         machine.disk.limit(None);
-        reserve.grow("/db".as_ref(), 0).unwrap();
+        reserve.grow(0).unwrap();
         assert_eq!(machine.disk.used_len(), LEN_START + KIB, "it was asked for");
-    }
-
-    #[test]
-    fn it_is_as_long_as_whoever_needs_most_says() {
-        let machine = SimEnv::new(1);
-        let reserve = open(&machine, 8 * LEN_START);
-        for (dir, len, expected) in [
-            ("/one", 4 * LEN_START, 4 * LEN_START),
-            ("/two", 3 * LEN_START, 4 * LEN_START),
-        ] {
-            reserve.grow(dir.as_ref(), len).unwrap();
-            assert_eq!(machine.disk.used_len(), expected);
-        }
-        for (dir, before, expected) in [
-            ("/one", 4 * LEN_START, 3 * LEN_START),
-            ("/two", 3 * LEN_START, LEN_MIN),
-        ] {
-            assert_eq!(reserve.shrink(dir.as_ref(), 7).unwrap(), before);
-            assert_eq!(machine.disk.used_len(), expected);
-        }
-        // Nor where space is scarce, or while it is given up.
-        reserve.grow("/one".as_ref(), 2 * LEN_START).unwrap();
-        machine.disk.limit(Some(8 * LEN_START));
-        reserve.shrink("/one".as_ref(), 7).unwrap();
-        assert_eq!(machine.disk.used_len(), 2 * LEN_START);
-        assert!(reserve.release());
-        reserve.shrink("/one".as_ref(), 7).unwrap();
-        assert_eq!(machine.disk.used_len(), 0);
-    }
-
-    #[test]
-    fn removals_get_half_of_it_and_who_flushes_them_the_rest() {
-        let machine = SimEnv::new(1);
-        let reserve = open(&machine, 64 * KIB);
-        assert!(reserve.release_half());
-        assert!(reserve.is_released());
-        assert_eq!(machine.disk.used_len(), 32 * KIB);
-        assert!(!reserve.release_half());
-        machine.disk.limit(Some(127 * KIB));
-        assert!(reserve.restore().unwrap_err().is_no_space());
-        machine.disk.limit(Some(128 * KIB));
-        reserve.restore().unwrap();
-        assert!(!reserve.is_released());
-        assert_eq!(machine.disk.used_len(), 64 * KIB);
-        assert!(reserve.release_half() && reserve.release());
-        assert_eq!(machine.disk.used_len(), 0);
     }
 }

@@ -374,11 +374,16 @@ impl Footer {
         bytes
     }
 
+    /// Whether these are the last bytes of some sealed segment, as far as they tell by themselves.
+    pub(crate) fn is_trailer(trailer: &[u8; TRAILER_LEN]) -> bool {
+        trailer[24..28] == FOOTER_MAGIC
+    }
+
     /// Where the footer starts and how long its sections are, out of the file's last 32 bytes;
     /// `None` where they are no trailer of this segment: the file was not sealed, or its end is lost.
     pub fn peek(trailer: &[u8], nonce: u32, file_len: u64) -> Option<(u64, usize)> {
         let trailer = trailer.first_chunk::<TRAILER_LEN>()?;
-        let intact = trailer[24..28] == FOOTER_MAGIC
+        let intact = Footer::is_trailer(trailer)
             && (u32_at(trailer, 28) == crc32fast::hash(&trailer[..28])
                 || planted("footer.trailer_crc"))
             && u32_at(trailer, 16) == nonce

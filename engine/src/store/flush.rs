@@ -62,8 +62,7 @@ impl Store {
         sealed.level.index.seal();
         // What it writes must find room on a full disk: as much as there is of the log, at most. That
         // is tried again at the next flush.
-        let reserve = &self.shared.reserve;
-        let _ = reserve.grow(&self.dir, sealed.level.log_len());
+        let _ = self.shared.reserve.grow(sealed.level.log_len());
         let flushed = || self.flush_level(&sealed, &complete);
         let outcome = self.shared.with_reserve(flushed);
         *self.pressure.failed.lock() = outcome.as_ref().err().cloned();

@@ -159,8 +159,6 @@ pub(crate) struct Store {
     /// Whether it is a node's, which may have followers that were not heard yet.
     is_shipped: AtomicBool,
     counters: Counters,
-    /// What it needed of the reserve before it was left alone; 0 once it has it again.
-    reserve_before: AtomicU64,
     /// What the last scrub found.
     damage: Mutex<Vec<Problem>>,
     report: RecoveryReport,
@@ -441,11 +439,12 @@ impl Store {
         Ok(self.logs.iter().try_for_each(|log| log.check())?)
     }
 
-    /// Ends all writing: syncs the logs and notes how far they are durable. Idempotent.
+    /// Ends all writing: syncs the logs and notes how far they are durable. Where `is_last`, a leader seals
+    /// them, too: nobody opens them again but as what comes after it. Idempotent.
     ///
     /// # Errors
     /// The disk's.
-    pub fn close(&self) -> Result<()> {
+    pub fn close(&self, is_last: bool) -> Result<()> {
         if self.closed.swap(true, Ordering::AcqRel) || self.role == Role::Reader {
             return Ok(());
         }
@@ -461,13 +460,16 @@ impl Store {
             return Ok(());
         }
         let mut commit = self.commit.lock();
+        let to_disk = || {
+            let mut logs = self.logs.iter();
+            logs.try_for_each(|log| unless!("store.close", log.sync().map(drop)))
+        };
+        to_disk()?;
         // The next epoch starts a new segment anyway; with the footer that ends this one, the next open
         // need not read what is in tables. A batch that nobody completes any more would keep it waiting.
-        if self.role == Role::Leader && self.publisher.open_count() == 0 {
+        if is_last && self.role == Role::Leader && self.publisher.open_count() == 0 {
             commit.writers.iter_mut().try_for_each(Writer::seal)?;
-        }
-        for log in &self.logs {
-            unless!("store.close", log.sync())?;
+            to_disk()?;
         }
         self.write_marks(true)
     }

@@ -54,6 +54,9 @@ pub struct RecoveryReport {
 /// The lineage of a follower that has not met its leader yet.
 pub(crate) const NO_LINEAGE: [u8; 16] = [0; 16];
 
+/// How often an open for reading begins anew where the manifest has changed meanwhile.
+const READ_TRIES_MAX: u32 = 100;
+
 /// How to open a dataset.
 #[derive(Clone)]
 pub(crate) struct Opening<'a> {
@@ -74,6 +77,33 @@ impl Opening<'_> {
     /// [`Error::Mismatch`] where it was created with other settings; the log's where files are
     /// damaged or missing. A refused open has changed nothing but leftovers.
     pub fn run(self) -> Result<Store> {
+        let mut tries = 0;
+        loop {
+            let before = self.stored_generation();
+            let opened = self.clone().run_once();
+            // A merge of the process that writes may have removed what the manifest named then.
+            tries += 1;
+            let is_outdated = self.role == Role::Reader
+                && opened.is_err()
+                && tries < READ_TRIES_MAX
+                && self.stored_generation() != before;
+            if !is_outdated {
+                return opened;
+            }
+        }
+    }
+
+    /// The generation of the manifest, for whoever reads beside a writer; `None` where none can be read.
+    fn stored_generation(&self) -> Option<u64> {
+        if self.role != Role::Reader {
+            return None;
+        }
+        let disk = self.shared.env.disk.as_ref();
+        let slots = Slots::load(disk, &files::manifest(self.dir)).ok()??;
+        Some(slots.manifest.generation)
+    }
+
+    fn run_once(self) -> Result<Store> {
         let mut report = RecoveryReport::default();
         let manifest = self.manifest(&mut report)?;
         self.check_layout(&manifest)?;
@@ -150,7 +180,6 @@ impl Opening<'_> {
             floors,
             is_shipped: Default::default(),
             counters: Counters::begin(self.shared.env.clock.mono_ns()),
-            reserve_before: Default::default(),
             damage: Mutex::default(),
             report,
             asked: Mutex::default(),

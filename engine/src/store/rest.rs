@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::options::Durability;
 
 /// A table at the bottom has this share of all tables, within limits: it is what a merge needs beside
-/// them, and what is kept aside for that on a full disk.
+/// them.
 const PIECE_SHARE: u64 = 32;
 /// The least length of a table at the bottom, in bytes, where the options allow it.
 const PIECE_LEN_MIN: u64 = 1 << 20;
@@ -23,8 +23,7 @@ impl Store {
         len.min(self.options().table_len_max)
     }
 
-    /// Gives back what was held for writes to come: spare segments, most of the growing one, and what of
-    /// the reserve a flush of all that was in memory would have needed.
+    /// Gives back what was held for writes to come: spare segments, and most of the growing one.
     pub(super) fn give_back(&self) -> Result<()> {
         match self.begin_small_segments() {
             // Who writes next meets the same disk, and is told.
@@ -39,23 +38,7 @@ impl Store {
         for log in &self.logs {
             self.shared.pool.clear_in(log.dir());
         }
-        let tables: u64 = self.view().runs.iter().map(|run| run.len()).sum();
-        // A favour as well.
-        let piece_len = self.piece_len(tables);
-        if let Ok(before) = self.shared.reserve.shrink(&self.dir, piece_len) {
-            self.reserve_before.store(before, Ordering::Relaxed);
-        }
         Ok(())
-    }
-
-    /// Takes the reserve that it had before, with the first write after a rest.
-    #[inline]
-    pub(super) fn end_rest(&self) {
-        if self.reserve_before.load(Ordering::Relaxed) != 0 {
-            let before = self.reserve_before.swap(0, Ordering::Relaxed);
-            // What there is no room for is tried again by the next flush.
-            let _ = self.shared.reserve.grow(&self.dir, before);
-        }
     }
 
     /// Has long growing segments whose batches are all in tables make way for short ones. A segment is
@@ -89,17 +72,5 @@ impl Store {
             }
         };
         self.wait_local(timestamp, Durability::Disk)
-    }
-
-    /// After a removal found no room: a flush of removals takes little, and gives back what they took.
-    pub(super) fn flush_removals(&self) -> Result<()> {
-        let mut commit = self.commit.lock();
-        self.check()?;
-        if commit.level.log_len() > 0 {
-            self.seal_memtable(&mut commit);
-            drop(commit);
-            (self.shared.wake)();
-        }
-        Ok(())
     }
 }

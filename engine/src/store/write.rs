@@ -85,25 +85,17 @@ impl Store {
             unless!("reserve.writes", reserve.restore())?;
         }
         self.make_way()?;
-        self.end_rest();
         let place = match self.reserve(home, payload) {
             Err(error)
                 if error.is_no_space()
                     && is_removal(payload)
                     && !planted("reserve.removal")
-                    && reserve.release_half() =>
+                    && reserve.release() =>
             {
                 self.reserve(home, payload)
             }
             place => place,
-        };
-        let place = match place {
-            Err(error) if error.is_no_space() && is_removal(payload) => {
-                self.flush_removals()?;
-                return Err(error);
-            }
-            place => place?,
-        };
+        }?;
         let is_durable = level.local() == Durability::Disk;
         let written = self.finish(home, payload, place, !is_durable);
         if is_durable {

@@ -12,7 +12,7 @@ use crate::store::CommitMark;
 /// A follower that lacks more records than this catches up: there are rarely so many writers that wait.
 pub(super) const BEHIND_COUNT: u64 = 1_024;
 /// Time between two syncs of a follower that catches up, in milliseconds.
-pub(super) const BEHIND_MS: u64 = 100;
+pub(super) const BEHIND_MS: u64 = 10;
 /// So many bytes are synced beside everything else: to wait for the disk would be to take nothing
 /// meanwhile. Fewer are there before another thread is.
 pub(super) const BESIDE_LEN: u64 = 64 << 10;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::batch::BatchHeader;
 use crate::error::Result;
 use crate::io::sim::{SimDisk, SimEnv};
-use crate::io::{Access, write_all_at};
+use crate::io::{Access, read_exact_at, write_all_at};
 use crate::open::{Role, open};
 use crate::pool::Pool;
 use crate::recover::{Action, Known, Plan, execute, plan};
@@ -400,6 +400,40 @@ fn a_flushed_segment_is_kept_by_its_footer_unless_the_history_forks_in_it() {
     assert_eq!(plan.position().seq, 3, "{plan}");
     let whole = planned(&two_epochs(), &flushed(Some(2))).unwrap();
     assert_eq!(whole.position().seq, 2, "its batches are read: {whole}");
+}
+
+/// A shard that did not fork is told to end where it does.
+#[test]
+fn a_sealed_segment_that_ends_at_the_fork_keeps_its_footer() {
+    let env = two_epochs();
+    env.env().disk.remove(&path_of(4)).unwrap();
+    let fork = Known {
+        fork_seq: Some(3),
+        ..known()
+    };
+    let plan = planned(&env, &fork).unwrap();
+    assert_eq!((plan.position().seq, plan.actions.len()), (3, 0), "{plan}");
+    assert!(plan.cut.is_none() && plan.segments[0].footer.is_some());
+}
+
+/// Readers of a sealed segment have maps of its file, and may outlive the cut.
+#[test]
+fn a_sealed_segment_is_cut_in_another_file() {
+    let env = two_epochs();
+    let disk = env.env().disk;
+    let before = as_it_is(&segment(&env, 1));
+    let held = disk.open(&path_of(1), Access::Read).unwrap();
+    let fork = Known {
+        fork_seq: Some(2),
+        ..known()
+    };
+    let plan = planned(&env, &fork).unwrap();
+    execute(&disk, &plan).unwrap();
+    assert!(held.len().unwrap() > plan.segments[0].data_len);
+    let mut bytes = vec![0; before.len()];
+    read_exact_at(held.as_ref(), &mut bytes, 0).unwrap();
+    assert_eq!(bytes, before);
+    assert_eq!(planned(&env, &known()).unwrap().position().seq, 2);
 }
 
 #[test]

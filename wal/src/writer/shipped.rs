@@ -316,8 +316,12 @@ impl Writer {
             Blocks::Zeros => active.image.append(bytes),
             Blocks::Unwritten => {
                 let written = active.segment.write_behind(bytes, start);
+                let written = written.during("write", active.segment.path());
                 // Whatever of it is there stands behind the log's end, where it is written again.
-                written.during("write", active.segment.path())?;
+                written.map_err(|error| match error.is_no_space() {
+                    true => error,
+                    false => self.log.poison(error),
+                })?;
                 active.image.take_up(bytes)
             }
         };
@@ -408,6 +412,10 @@ impl Active {
     /// Has the rest of unwritten blocks written once pieces are short: each sync of one would have the
     /// file system note which blocks were written, and so take longer.
     fn note_piece(&mut self, len: usize) {
+        // Once is enough.
+        if self.short_count == SHORT_COUNT_MAX {
+            return;
+        }
         self.short_count = match is_long(len, self.segment.header().capacity) {
             true => 0,
             false => self.short_count + 1,

@@ -46,7 +46,6 @@ pub struct NewestCursor<H = Arc<Memtable>> {
 /// What a name shows.
 #[derive(Clone, Copy)]
 struct Row {
-    name: NameAt,
     version: Hlc,
     entry: MemEntry,
     /// The one of the known segments that has its value, if that is in memory.
@@ -104,7 +103,6 @@ impl<H: Holder> NewestCursor<H> {
             _ => None,
         };
         let row = Row {
-            name,
             version,
             entry,
             segment,
@@ -268,7 +266,12 @@ impl<H: Holder> NewestCursor<H> {
             (false, _) => {}
         }
         self.later_at += usize::from(is_later);
-        let next = self.next.take().filter(|next| next.name == place.1);
+        if !is_first {
+            // What comes next of the order is what came next before.
+            self.row = Some(self.look(place.1));
+            return;
+        }
+        let next = self.next.take();
         self.row = Some(next.unwrap_or_else(|| self.look(place.1)));
         self.next = self.ahead(0).map(|next| self.look(next));
     }
