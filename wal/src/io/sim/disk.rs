@@ -216,7 +216,7 @@ impl File for SimFile {
         Ok(Some(Image::heap(memory)))
     }
 
-    /// An image like any other: [`Image::take_up`] gives its memory what the file was written, as the
+    /// An image like any other: `Image::take_up` gives its memory what the file was written, as the
     /// page cache does, and the disk finds nothing new in it.
     fn view(&self, len: usize) -> io::Result<Option<Image>> {
         self.image(len)
