@@ -360,6 +360,19 @@ impl Check<'_> {
                 self.report.problem(&segment.path, &error);
             }
         }
+        if let Some(last) = plan.segments.last() {
+            match self.is_footer_lost(last) {
+                Ok(false) => {}
+                Ok(true) => self.report.notes.push(format!(
+                    "{}: what stands from byte {} on is no footer, though a footer stood there; all before \
+                     it is whole, and the next open goes on behind record {}",
+                    last.path.display(),
+                    last.data_len,
+                    last.last_seq
+                )),
+                Err(error) => self.report.problem(&last.path, &error),
+            }
+        }
         if let Some(cut) = &plan.cut {
             self.report.notes.push(format!(
                 "{}: the tail from record {} on will be cut at byte {}: {}",
@@ -369,6 +382,21 @@ impl Check<'_> {
                 cut.reason
             ));
         }
+    }
+
+    /// Whether a segment was sealed, as its length tells, and has no footer any more.
+    fn is_footer_lost(&self, found: &FoundSegment) -> strandline_wal::Result<bool> {
+        let is_short = (found.data_len + 1..found.header.capacity).contains(&found.file_len);
+        if found.footer.is_some() || !is_short {
+            return Ok(false);
+        }
+        let (disk, path) = (self.env.disk.as_ref(), &found.path);
+        let file = disk.open(path, Access::Read).during("open", path)?;
+        let len =
+            usize::try_from(found.file_len - found.data_len).expect("a segment fits in memory");
+        let mut bytes = vec![0; len];
+        read_exact_at(file.as_ref(), &mut bytes, found.data_len).during("read", path)?;
+        Ok(bytes.iter().any(|byte| *byte != 0))
     }
 
     fn segment(&mut self, found: &FoundSegment) -> strandline_wal::Result<()> {
