@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use strandline::Durability::{Disk as Durable, Os};
 use strandline::verify::{Problem, verify};
 use strandline::{Database, Error, ErrorKind, Options, ShardRouter};
+use strandline_wal::ShardId;
 use strandline_wal::io::sim::SimEnv;
+use strandline_wal::io::{Access, Disk};
+use strandline_wal::segment::{SegmentHeader, TRAILER_LEN, parse_file_name};
 
 use crate::model::State;
 use crate::ops::Op;
@@ -27,6 +30,24 @@ pub struct Subject {
     /// Its files.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     state: State,
+}
+
+/// Makes of the last segment of shard 0 what it is where nobody closes it: without a footer, with unwritten
+/// space behind its batches.
+fn grow_again(machine: &SimEnv) {
+    let files = machine.disk.files();
+    let number = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        parse_file_name(name).filter(|(shard, _)| *shard == ShardId(0))
+    };
+    let segments = files.iter().filter(|(path, _)| number(path).is_some());
+    let (path, bytes) = segments.max_by_key(|(path, _)| number(path)).unwrap();
+    let header = SegmentHeader::decode(bytes, path).unwrap();
+    let trailer = bytes.last_chunk::<TRAILER_LEN>().unwrap();
+    let data_len = u64::from_le_bytes(*trailer.first_chunk().unwrap());
+    let file = machine.disk.open(path, Access::Write).unwrap();
+    file.set_len(data_len).unwrap();
+    file.set_len(header.capacity).unwrap();
 }
 
 impl Subject {
@@ -61,6 +82,7 @@ impl Subject {
         let state = run.model.now().clone();
         run.close_quietly();
         let machine = run.machine.clone();
+        grow_again(&machine);
         machine.disk.settle();
         let files = machine.disk.files();
         let kinds = ["NODE", "manifest", "epoch", "durable", ".tbl", ".seg"];
