@@ -49,7 +49,7 @@ const WANTED: &[(&str, u64, &[&str], &str)] = &[
     ("deaths in a salvage", 1_000, &["salvage"], "recoveries"),
     (
         "flipped bytes, of each three looks, two modes",
-        900_000,
+        500_000,
         &["flips"],
         "flips",
     ),
