@@ -47,8 +47,9 @@ const HEADER_LEN: usize = 64;
 const MUST: u32 = 1 << 31;
 /// The sections that every manifest has, numbered from 1.
 const SECTION_COUNT: u32 = 7;
-/// Far above what any dataset reaches, and far enough below the end of numbers to count on from.
-const NEXT_FILE_MAX: u64 = u64::MAX >> 1;
+/// Greatest generation, file number and sequence: far above what any dataset reaches, and far enough
+/// below the end of numbers to count on from.
+const NUMBER_MAX: u64 = u64::MAX >> 1;
 
 /// What of a log is in tables.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -312,6 +313,10 @@ impl Manifest {
                 "another".to_owned(),
             );
         }
+        if generation > NUMBER_MAX {
+            let expected = format!("at most {NUMBER_MAX}");
+            return wrong(8, "manifest generation", &expected, generation.to_string());
+        }
         let default = DatasetId::default();
         let (single, rule) = (ShardRouter::Single, EntityRule::KeyHash);
         let mut manifest = Manifest::new(default, RegionId(0), [0; 16], single, rule);
@@ -368,8 +373,8 @@ impl Manifest {
         }
         let last_file = manifest.tables().map(|table| table.identity.number).max();
         let (last_file, next_file) = (last_file.unwrap_or(0), manifest.next_file);
-        if next_file <= last_file || next_file > NEXT_FILE_MAX {
-            let expected = format!("above {last_file}, at most {NEXT_FILE_MAX}");
+        if next_file <= last_file || next_file > NUMBER_MAX {
+            let expected = format!("above {last_file}, at most {NUMBER_MAX}");
             return wrong(64, "next file number", &expected, next_file.to_string());
         }
         let shard_count = usize::from(manifest.router.shard_count());
@@ -572,6 +577,11 @@ impl<'a> In<'a> {
                 seq: self.u64()?,
             };
             let (chain, complete_seq) = (self.u32()?, self.u64()?);
+            let last = position.seq.max(complete_seq);
+            if last > NUMBER_MAX {
+                let expected = format!("at most {NUMBER_MAX}");
+                return Err(self.wrong("sequence of a log", &expected, last.to_string()));
+            }
             manifest.logs.push(FlushedLog {
                 position,
                 chain,

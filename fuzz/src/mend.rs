@@ -79,6 +79,10 @@ pub fn segment_footer(bytes: &mut [u8], nonce: [u8; 4], digest: [u8; 32], chain:
             break;
         };
         let body = at + 8;
+        let end = body.saturating_add(len as usize);
+        if end > sections_len {
+            break;
+        }
         match (bytes[at], len) {
             (1, 56) => {
                 if let Some(chain) = chain {
@@ -88,7 +92,7 @@ pub fn segment_footer(bytes: &mut [u8], nonce: [u8; 4], digest: [u8; 32], chain:
             (2, 32) => put(bytes, body, &digest),
             _ => {}
         }
-        at = body.saturating_add(len as usize);
+        at = end;
     }
     let crc = crc32fast::hash(&bytes[..sections_len]);
     let trailer = &mut bytes[sections_len..];
@@ -240,6 +244,17 @@ fn usize_at(bytes: &[u8], at: usize) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::samples;
+
+    #[test]
+    fn a_section_that_does_not_fit_its_footer_is_left_as_it_is() {
+        for (kind, len) in [(1, 56), (2, 32)] {
+            let mut bytes = vec![0; 38 + TRAILER_LEN];
+            bytes[0] = kind;
+            bytes[4] = len;
+            segment_footer(&mut bytes, [1; 4], [9; 32], Some([7; 4]));
+            assert_eq!(bytes[8..38], [0; 30]);
+        }
+    }
 
     #[test]
     fn what_is_intact_stays_as_it_is() {

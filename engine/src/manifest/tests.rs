@@ -173,6 +173,18 @@ fn crafted_manifests_are_refused_by_the_field_that_is_wrong() {
         (patched(2, 7, &[200]), ["count", "found 200"]),
         (patched(2, 11, &[7]), ["entity rule", "found 7"]),
         (patched(3, 4, &[1]), ["shard", "expected 0"]),
+        (
+            edited(&|m| m.generation = u64::MAX),
+            ["manifest generation", "found 18446744073709551615"],
+        ),
+        (
+            edited(&|m| m.logs[0].position.seq = u64::MAX),
+            ["sequence of a log", "at most"],
+        ),
+        (
+            edited(&|m| m.logs[1].complete_seq = u64::MAX),
+            ["sequence of a log", "at most"],
+        ),
         (patched(5, 8, &[3]), ["keyspace number", "below 3"]),
         (patched(5, 16, b"\xff"), ["keyspace name", "UTF-8"]),
         (patched(6, 8, &[0]), ["table number", "1 or more"]),
