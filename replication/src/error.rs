@@ -97,6 +97,28 @@ pub enum Error {
         /// Promises that came in.
         found: usize,
     },
+    /// The coordinator could not be asked, or did not answer.
+    #[error("coordinator {name} cannot be asked: {what}; it is tried again")]
+    Coordinator {
+        /// Which one, as its configuration names it.
+        name: String,
+        /// What happened.
+        what: String,
+    },
+    /// The coordinator does not do what makes it safe: two writers could win one change.
+    #[error("coordinator {name} is unsafe: {what}; name a store with conditional writes, or etcd")]
+    CoordinatorUnsafe {
+        /// Which one, as its configuration names it.
+        name: String,
+        /// What it did.
+        what: String,
+    },
+    /// A record of the coordinator that cannot be.
+    #[error("the coordinator's record is wrong: {what}; restore it, or find who else writes there")]
+    BadRecord {
+        /// Which rule it breaks.
+        what: String,
+    },
     /// The log no longer reaches back to this follower, and there is no bundle.
     #[error(
         "shard {shard} is needed from {needed} on and starts with {first_available}; copy a checkpoint over"
@@ -186,13 +208,18 @@ impl Error {
             Error::Refused { reason, .. } => reason.actor(),
             Error::OtherLineage { .. }
             | Error::TooFewPromises { .. }
+            | Error::CoordinatorUnsafe { .. }
+            | Error::BadRecord { .. }
             | Error::Pruned { .. }
             | Error::NotLoopback { .. }
             | Error::BelowCommitted { .. }
             | Error::Fenced { .. }
             | Error::Io { .. }
             | Error::Store { .. } => Actor::Operator,
-            Error::Damaged { .. } | Error::Unreachable { .. } | Error::Full { .. } => Actor::Retry,
+            Error::Damaged { .. }
+            | Error::Unreachable { .. }
+            | Error::Full { .. }
+            | Error::Coordinator { .. } => Actor::Retry,
             Error::Diverged { .. } => Actor::Restore,
             Error::Log(error) if error.is_corruption() => Actor::Restore,
             Error::Log(_) => Actor::Operator,

@@ -19,6 +19,7 @@
 mod assemble;
 pub mod bundle;
 pub mod candidate;
+pub mod coordinator;
 pub mod credit;
 pub mod driver;
 pub mod epoch;

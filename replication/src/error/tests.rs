@@ -82,6 +82,29 @@ fn every_error_names_its_peer_place_and_values_and_who_must_act() {
         &["2 of 3 promises", "start more"],
     );
     check(
+        Error::Coordinator {
+            name: "etcd://127.0.0.1:1".to_owned(),
+            what: "connection refused".to_owned(),
+        },
+        Retry,
+        &["etcd://127.0.0.1:1", "connection refused", "again"],
+    );
+    check(
+        Error::CoordinatorUnsafe {
+            name: "s3://bucket".to_owned(),
+            what: "it took one object twice".to_owned(),
+        },
+        Operator,
+        &["s3://bucket is unsafe", "took one object twice", "etcd"],
+    );
+    check(
+        Error::BadRecord {
+            what: "its leader is no member".to_owned(),
+        },
+        Operator,
+        &["record is wrong: its leader is no member", "restore"],
+    );
+    check(
         Error::Pruned {
             shard: ShardId(1),
             needed: 5,
