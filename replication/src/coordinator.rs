@@ -4,6 +4,8 @@
 //! Safety is the promises of the nodes and the compare-and-set; no clock and no lease is part of it. The
 //! record is touched only where it changes: nodes judge each other's liveness by their own connections.
 
+pub mod memory;
+
 use std::collections::BTreeSet;
 
 use strandline_wal::Epoch;
