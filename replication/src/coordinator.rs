@@ -4,7 +4,13 @@
 //! Safety is the promises of the nodes and the compare-and-set; no clock and no lease is part of it. The
 //! record is touched only where it changes: nodes judge each other's liveness by their own connections.
 
+pub mod attempt;
+pub mod codec;
+pub mod etcd;
 pub mod memory;
+pub mod object_store;
+#[cfg(test)]
+mod sim;
 
 use std::collections::BTreeSet;
 
