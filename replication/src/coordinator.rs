@@ -10,7 +10,7 @@ pub mod etcd;
 pub mod memory;
 pub mod object_store;
 #[cfg(test)]
-mod sim;
+mod testing;
 
 use std::collections::BTreeSet;
 

@@ -9,7 +9,7 @@ pub const TEXT: &str = include_str!("../FAULTS.md");
 /// One promise.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Row {
-    /// `S1` to `S34`, `N1` to `N9`, `H1` to `H15`.
+    /// `S1` to `S34`, `N1` to `N14`, `H1` to `H15`.
     pub id: String,
     /// The tests that hold us to it.
     pub tests: Vec<String>,

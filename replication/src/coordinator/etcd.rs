@@ -168,5 +168,5 @@ impl<E: KeyValues> Keys<E> {
 /// Whether bytes are those of an attempt. Bytes that are none are somebody else's.
 fn is_of(attempt: &Attempt, bytes: &[u8]) -> bool {
     let nonce = codec::decode(bytes).map(|(nonce, _)| nonce);
-    nonce.is_ok_and(|nonce| nonce == attempt.nonce) && !planted("etcd.nonce")
+    nonce.is_ok_and(|nonce| nonce == attempt.nonce) || planted("etcd.nonce")
 }

@@ -1,6 +1,6 @@
 //! Tests of records as objects: races on a simulated store, and stores that are not safe.
 
-use super::super::sim::{self, Faults, Flaw, Way, World};
+use super::super::testing::{self, Faults, Flaw, Way, World};
 use super::*;
 
 impl<S> StateObjects<S> {
@@ -12,10 +12,10 @@ impl<S> StateObjects<S> {
     }
 }
 
-fn over_seeds(seeds: std::ops::Range<u64>, faults: Faults) -> (sim::Told, u64, u64) {
-    let (mut all, mut revived, mut deleted) = (sim::Told::default(), 0, 0);
+fn over_seeds(seeds: std::ops::Range<u64>, faults: Faults) -> (testing::Told, u64, u64) {
+    let (mut all, mut revived, mut deleted) = (testing::Told::default(), 0, 0);
     for seed in seeds {
-        let (told, world) = sim::race::<StateObjects<Way>>(seed, faults);
+        let (told, world) = testing::race::<StateObjects<Way>>(seed, faults);
         all.done.extend(told.done);
         all.conflicts.extend(told.conflicts);
         all.settled.extend(told.settled);
@@ -51,7 +51,7 @@ fn without_faults_every_change_is_told() {
 fn probe(seed: u64, faults: Faults) -> Result<()> {
     let way = World::new(seed, faults);
     let mut states = StateObjects::new(way.clone(), "sim", "p", way.nonces());
-    let probed = sim::run(&way, states.probe());
+    let probed = testing::run(&way, states.probe());
     let left = way.0.borrow().object_count();
     assert!(
         faults.lost_request > 0 || left == 0,
@@ -85,6 +85,75 @@ fn a_store_that_is_not_safe_is_refused_at_open() {
             assert!(matches!(error, Error::Coordinator { .. }), "{error}");
         }
     }
+}
+
+#[test]
+fn a_version_that_never_was_is_a_conflict() {
+    let way = World::new(1, Faults::default());
+    let mut states = StateObjects::new(way.clone(), "sim", "p", way.nonces());
+    let mut replace = |expected| {
+        let record = way.0.borrow_mut().record();
+        testing::run(&way, states.replace("d", Version(expected), &record)).unwrap()
+    };
+    assert_eq!(replace(1), Replaced::Conflict);
+    assert_eq!(replace(0), Replaced::Done(Version(1)));
+    assert_eq!(replace(7), Replaced::Conflict);
+    assert_eq!(replace(0), Replaced::Conflict);
+    assert_eq!(replace(1), Replaced::Done(Version(2)));
+}
+
+/// Nobody answers, then all do: what a read told of the change stays so.
+#[test]
+fn a_read_settles_what_a_store_did_not_answer() {
+    let way = World::new(1, Faults::default());
+    let mut states = StateObjects::new(way.clone(), "sim", "p", way.nonces());
+    let mut others = StateObjects::new(way.clone(), "sim", "p", way.nonces());
+    assert_eq!(testing::run(&way, states.read("d")).unwrap(), None);
+    let lossy = Faults {
+        lost_request: 1_000,
+        ..Faults::default()
+    };
+    way.0.borrow_mut().set_faults(lossy);
+    let record = || way.0.borrow_mut().record();
+    let (ours, theirs) = (record(), record());
+    assert!(testing::run(&way, states.replace("d", Version(0), &ours)).is_err());
+    way.0.borrow_mut().set_faults(Faults::default());
+    let found = testing::run(&way, others.read("d")).unwrap();
+    assert_eq!(found, None, "it was not made");
+    let settled = testing::run(&way, states.read("d")).unwrap();
+    assert_eq!(settled, Some((Version(1), ours)));
+    let late = testing::run(&way, others.replace("d", Version(0), &theirs)).unwrap();
+    assert_eq!(late, Replaced::Conflict);
+}
+
+/// Whoever comes late finds the newest of any number of states, and asks for few.
+#[test]
+fn names_without_gaps_are_found_by_gets() {
+    let way = World::new(1, Faults::default());
+    let mut writer = StateObjects::new(way.clone(), "sim", "p", way.nonces());
+    for n in 0..200 {
+        let record = way.0.borrow_mut().record();
+        let replaced = testing::run(&way, writer.replace("d", Version(n), &record));
+        assert_eq!(replaced.unwrap(), Replaced::Done(Version(n + 1)));
+        if n % 3 == 0 {
+            testing::run(&way, writer.prune("d"));
+        }
+        let mut reader = StateObjects::new(way.clone(), "sim", "p", way.nonces());
+        let before = way.0.borrow().request_count();
+        let found = testing::run(&way, reader.read("d")).unwrap();
+        assert_eq!(found, Some((Version(n + 1), record)));
+        let count = way.0.borrow().request_count() - before;
+        assert!(count <= 24, "{count} requests for {n} states");
+        let before = way.0.borrow().request_count();
+        testing::run(&way, reader.read("d")).unwrap();
+        assert_eq!(
+            way.0.borrow().request_count() - before,
+            2,
+            "nothing changed"
+        );
+    }
+    let count = way.0.borrow().object_count() as u64;
+    assert!(count < STATE_COUNT_MAX + 10, "{count} objects");
 }
 
 #[test]

@@ -108,6 +108,8 @@ pub struct World {
     pub deleted_count: u64,
     epoch: u32,
     nonce: u64,
+    /// How soon late requests land.
+    late: u64,
 }
 
 /// The way to the engine.
@@ -118,6 +120,7 @@ impl World {
     pub fn new(seed: u64, faults: Faults) -> Way {
         let world = World {
             random: seed,
+            late: [20, 100, 400][(seed % 3) as usize],
             faults,
             ..World::default()
         };
@@ -140,13 +143,19 @@ impl World {
         self.next() % 1_000 < per_mille
     }
 
+    /// Whether a late request lands now.
+    fn is_time(&mut self) -> bool {
+        let late = self.late;
+        self.happens(late)
+    }
+
     /// One request of the queue arrives, or takes longer.
     fn land_one(&mut self) {
         if self.queue.is_empty() {
             return;
         }
         let n = self.below(self.queue.len());
-        if self.queue[n].is_late && !self.happens(20) {
+        if self.queue[n].is_late && !self.is_time() {
             return;
         }
         let request = self.queue.swap_remove(n);
@@ -215,6 +224,14 @@ impl World {
         self.history.insert(number, record);
     }
 
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
+    pub fn request_count(&self) -> u64 {
+        self.id
+    }
+
     pub fn object_count(&self) -> usize {
         self.objects.len()
     }
@@ -228,7 +245,7 @@ impl World {
     }
 
     /// A record that nobody else writes.
-    fn record(&mut self) -> Record {
+    pub fn record(&mut self) -> Record {
         self.epoch += 1;
         let leader = (NodeId([1; 16]), Incarnation([1; 16]));
         Record {
@@ -487,6 +504,13 @@ async fn client<E: Engine>(mut engine: E, way: Way, told: Rc<RefCell<Told>>, see
             told.settled.extend(settled);
             told.read_count += 1;
             version = Some(Version(number));
+        }
+        if reads && way.0.borrow_mut().happens(300) {
+            // Quiet enough for what is late to come after all.
+            for _ in 0..100 {
+                step().await;
+            }
+            continue;
         }
         let record = way.0.borrow_mut().record();
         let expected = version.expect("it was read once");
