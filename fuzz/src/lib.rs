@@ -27,7 +27,7 @@ pub const CHAIN: u8 = 2;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name. `fuzz/run` takes its list from here.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("batch", logs::batch),
     ("record", logs::record),
     ("segment", logs::segment),
@@ -45,6 +45,7 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("ops", whole::ops),
     ("message", network::message),
     ("session", network::session),
+    ("coordinator", network::coordinator),
     ("ndjson", formats::ndjson),
     ("tree", formats::tree),
 ];

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use strandline::replica::{Node, Promote};
 use strandline::{Database, Dataset, NodeConfig, NodeRole, Options};
+use strandline_replication::coordinator::{Record as CoordinatorRecord, codec};
 use strandline_replication::message::{Link, Message, PAYLOAD_LEN_MAX};
 use strandline_replication::transport::local::LocalNetwork;
 use strandline_replication::transport::{ConnId, Transport, TransportEvent};
-use strandline_replication::{Error, NodeId, Notifier, Now, Result};
+use strandline_replication::{Error, Incarnation, Lineage, NodeId, Notifier, Now, Result};
 use strandline_wal::Epoch;
 use strandline_wal::io::sim::SimEnv;
 
@@ -35,6 +36,28 @@ pub fn message(input: &[u8]) {
         assert!(!message.name().is_empty());
         let again = Link::default().seal(&message);
         assert_eq!(again, frame, "{message:?} is written as it was read");
+    }
+}
+
+/// A coordinator's record, or a boundary: what is taken is written as the same bytes.
+pub fn coordinator(input: &[u8]) {
+    let Some((control, bytes)) = input.split_first() else {
+        return;
+    };
+    let mut bytes = bytes.to_vec();
+    if let (true, Some((head, rest))) = (control & MEND != 0, bytes.split_first_chunk_mut::<8>()) {
+        head[..4].copy_from_slice(match control & 2 {
+            0 => &codec::MAGIC,
+            _ => &codec::BOUNDARY_MAGIC,
+        });
+        head[4..].copy_from_slice(&crc32fast::hash(rest).to_le_bytes());
+    }
+    if let Ok((nonce, record)) = codec::decode(&bytes) {
+        let again = codec::encode(&nonce, &record).expect("what was read may be written");
+        assert_eq!(again, bytes, "{record:?} is written as it was read");
+    }
+    if let Ok(first) = codec::decode_boundary(&bytes) {
+        assert_eq!(codec::encode_boundary(first), bytes);
     }
 }
 
@@ -526,6 +549,20 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         frame[1 + 16] = kind;
         seeds.push(("message", frame));
     }
+    for count in [1, 3, 64] {
+        let member = |n| (NodeId([n; 16]), Incarnation([n; 16]));
+        let record = CoordinatorRecord {
+            lineage: Lineage([9; 16]),
+            epoch: Epoch(7),
+            leader: member(0),
+            members: (0..count).map(member).collect(),
+            min_in_sync: 1,
+        };
+        let bytes = codec::encode(&[5; 16], &record).expect("it names its leader");
+        seeds.push(("coordinator", [&[MEND][..], &bytes].concat()));
+    }
+    let boundary = codec::encode_boundary(65);
+    seeds.push(("coordinator", [&[MEND | 2][..], &boundary].concat()));
     seeds
 }
 

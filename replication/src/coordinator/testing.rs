@@ -117,16 +117,6 @@ pub struct World {
 pub struct Way(pub Rc<RefCell<World>>);
 
 impl World {
-    pub fn new(seed: u64, faults: Faults) -> Way {
-        let world = World {
-            random: seed,
-            late: [20, 100, 400][(seed % 3) as usize],
-            faults,
-            ..World::default()
-        };
-        Way(Rc::new(RefCell::new(world)))
-    }
-
     fn next(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
@@ -259,6 +249,16 @@ impl World {
 }
 
 impl Way {
+    pub fn new(seed: u64, faults: Faults) -> Way {
+        let world = World {
+            random: seed,
+            late: [20, 100, 400][(seed % 3) as usize],
+            faults,
+            ..World::default()
+        };
+        Way(Rc::new(RefCell::new(world)))
+    }
+
     async fn ask(&self, op: Op) -> Result<Answer, Failure> {
         let id = {
             let mut world = self.0.borrow_mut();
@@ -426,7 +426,7 @@ const CHANGE_COUNT: usize = 12;
 
 /// Clients race for one record; what they were told is held against what happened.
 pub fn race<E: Engine>(seed: u64, faults: Faults) -> (Told, World) {
-    let way = World::new(seed, faults);
+    let way = Way::new(seed, faults);
     let told = Rc::new(RefCell::new(Told::default()));
     let begin = || -> Pin<Box<dyn Future<Output = ()> + '_>> {
         Box::pin(client(E::begin(&way), way.clone(), told.clone(), seed))

@@ -1,6 +1,6 @@
 //! Tests of records in etcd: races on a simulated one.
 
-use super::super::testing::{self, Faults, Way, World};
+use super::super::testing::{self, Faults, Way};
 use super::*;
 
 #[test]
@@ -21,7 +21,7 @@ fn racing_clients_of_etcd_make_one_history_whatever_is_lost() {
 /// Nobody answers, then all do: nothing was told that is not so.
 #[test]
 fn what_etcd_does_not_answer_is_unknown() {
-    let way = World::new(1, Faults::default());
+    let way = Way::new(1, Faults::default());
     let mut keys = Keys::new(way.clone(), "sim", "p", way.nonces());
     let mut others = Keys::new(way.clone(), "sim", "p", way.nonces());
     let record = || way.0.borrow_mut().record();

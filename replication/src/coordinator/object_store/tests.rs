@@ -1,6 +1,6 @@
 //! Tests of records as objects: races on a simulated store, and stores that are not safe.
 
-use super::super::testing::{self, Faults, Flaw, Way, World};
+use super::super::testing::{self, Faults, Flaw, Way};
 use super::*;
 
 impl<S> StateObjects<S> {
@@ -49,7 +49,7 @@ fn without_faults_every_change_is_told() {
 }
 
 fn probe(seed: u64, faults: Faults) -> Result<()> {
-    let way = World::new(seed, faults);
+    let way = Way::new(seed, faults);
     let mut states = StateObjects::new(way.clone(), "sim", "p", way.nonces());
     let probed = testing::run(&way, states.probe());
     let left = way.0.borrow().object_count();
@@ -89,7 +89,7 @@ fn a_store_that_is_not_safe_is_refused_at_open() {
 
 #[test]
 fn a_version_that_never_was_is_a_conflict() {
-    let way = World::new(1, Faults::default());
+    let way = Way::new(1, Faults::default());
     let mut states = StateObjects::new(way.clone(), "sim", "p", way.nonces());
     let mut replace = |expected| {
         let record = way.0.borrow_mut().record();
@@ -105,7 +105,7 @@ fn a_version_that_never_was_is_a_conflict() {
 /// Nobody answers, then all do: what a read told of the change stays so.
 #[test]
 fn a_read_settles_what_a_store_did_not_answer() {
-    let way = World::new(1, Faults::default());
+    let way = Way::new(1, Faults::default());
     let mut states = StateObjects::new(way.clone(), "sim", "p", way.nonces());
     let mut others = StateObjects::new(way.clone(), "sim", "p", way.nonces());
     assert_eq!(testing::run(&way, states.read("d")).unwrap(), None);
@@ -129,7 +129,7 @@ fn a_read_settles_what_a_store_did_not_answer() {
 /// Whoever comes late finds the newest of any number of states, and asks for few.
 #[test]
 fn names_without_gaps_are_found_by_gets() {
-    let way = World::new(1, Faults::default());
+    let way = Way::new(1, Faults::default());
     let mut writer = StateObjects::new(way.clone(), "sim", "p", way.nonces());
     for n in 0..200 {
         let record = way.0.borrow_mut().record();
