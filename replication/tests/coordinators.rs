@@ -340,14 +340,30 @@ fn open(store: &Arc<dyn ObjectStore>) -> Result<ObjectStoreCoordinator> {
     ObjectStoreCoordinator::open(store.clone(), options, nonces())
 }
 
+/// The emulator, one request at a time. Its own server has a thread for each request, which looks for the
+/// object and then writes it: of 1,500 races of four plain HTTP clients, two had two winners.
+const ONE_AT_A_TIME: &str = "
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+app = DomainDispatcherApplication(create_backend_app)
+run_simple('127.0.0.1', int(sys.argv[1]), app, threaded=False)
+";
+
 #[test]
 fn one_of_many_creates_in_an_s3_emulator_wins() {
     let Some(program) = program("moto_server", "STRANDLINE_MOTO_SERVER") else {
         return;
     };
+    let python = program.with_file_name("python3");
+    if !python.is_file() {
+        println!("SKIPPED: moto_server is not in a virtual environment");
+        return;
+    }
     let [port] = ports();
-    let mut command = Command::new(program);
-    let _server = Server::start(command.args(["-H", "127.0.0.1", "-p", &port.to_string()]));
+    let mut command = Command::new(python);
+    let command = command.args(["-c", ONE_AT_A_TIME, &port.to_string()]);
+    let server = Server::start(command);
     wait_for(port);
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let head = "Host: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -359,7 +375,7 @@ fn one_of_many_creates_in_an_s3_emulator_wins() {
     race(|| open(&store).unwrap());
     // Nobody who asks a server that is gone waits for ever.
     let mut coordinator = open(&store).unwrap();
-    drop(_server);
+    drop(server);
     let error = coordinator.read("races").unwrap_err();
     assert!(matches!(error, Error::Coordinator { .. }), "{error}");
 }
