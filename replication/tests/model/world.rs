@@ -1,5 +1,7 @@
 //! The whole of the model: three nodes, the record, and what is on its way to it.
 
+use std::sync::Arc;
+
 use strandline_replication::coordinator::{Record, Replaced, Version};
 use strandline_replication::ids::Lineage;
 use strandline_replication::membership::{
@@ -44,7 +46,7 @@ pub struct World {
     version: Version,
     record: Record,
     changes: Vec<Change>,
-    nodes: [Node; 3],
+    nodes: [Arc<Node>; 3],
     /// The longest prefix that was ever confirmed.
     history: Vec<Entry>,
     /// Who confirmed something in each epoch.
@@ -123,7 +125,7 @@ impl World {
             version: Version(1),
             record,
             changes: Vec::new(),
-            nodes,
+            nodes: nodes.map(Arc::new),
             history: vec![start],
             ackers: [None; 6],
             forked: false,
@@ -204,12 +206,23 @@ impl World {
     }
 
     fn node(&mut self, id: u8) -> &mut Node {
-        &mut self.nodes[usize::from(id)]
+        Arc::make_mut(&mut self.nodes[usize::from(id)])
+    }
+
+    fn at(&self, id: u8) -> &Node {
+        &self.nodes[usize::from(id)]
     }
 
     /// A leadership that does not know of its end.
     fn lead(&mut self, id: u8) -> Option<&mut Lead> {
         match &mut self.node(id).role {
+            Role::Leading(lead) if !lead.membership.is_fenced() => Some(lead),
+            _ => None,
+        }
+    }
+
+    fn leads(&self, id: u8) -> Option<&Lead> {
+        match &self.at(id).role {
             Role::Leading(lead) if !lead.membership.is_fenced() => Some(lead),
             _ => None,
         }
@@ -221,7 +234,7 @@ impl World {
     }
 
     fn write(&mut self, id: u8) -> Option<()> {
-        let epoch = self.lead(id)?.epoch;
+        let epoch = self.leads(id)?.epoch;
         World::spend(&mut self.left.writes)?;
         // Each is told apart by what is left.
         let write = self.left.writes + 1;
@@ -243,17 +256,17 @@ impl World {
     }
 
     /// The leader that a node follows, where both still think so.
-    fn followed(&mut self, id: u8) -> Option<u8> {
-        let Role::Following { leader, epoch } = self.node(id).role else {
+    fn followed(&self, id: u8) -> Option<u8> {
+        let Role::Following { leader, epoch } = self.at(id).role else {
             return None;
         };
-        (self.lead(leader)?.epoch == epoch).then_some(leader)
+        (self.leads(leader)?.epoch == epoch).then_some(leader)
     }
 
     fn replicate(&mut self, id: u8) -> Option<()> {
         let leader = self.followed(id)?;
-        let at = self.node(id).log.len();
-        let entry = *self.node(leader).log.get(at)?;
+        let at = self.at(id).log.len();
+        let entry = *self.at(leader).log.get(at)?;
         self.node(id).log.push(entry);
         Some(())
     }
@@ -270,15 +283,16 @@ impl World {
 
     /// What its set confirms is acknowledged, and is history from now on.
     fn confirm(&mut self, id: u8) {
-        let synced = self.node(id).synced;
-        let Some(lead) = self.lead(id) else { return };
+        let synced = self.at(id).synced;
+        let Some(lead) = self.leads(id) else { return };
         let confirmed = lead.confirmed(id, synced);
         if confirmed <= lead.confirmed {
             return;
         }
+        let lead = self.lead(id).expect("it leads");
         lead.confirmed = confirmed;
         let epoch = usize::from(lead.epoch);
-        let prefix = self.node(id).log[..confirmed].to_vec();
+        let prefix = self.at(id).log[..confirmed].to_vec();
         self.two_in_one |= self.ackers[epoch].is_some_and(|acker| acker != id);
         self.ackers[epoch] = Some(id);
         let common = prefix.len().min(self.history.len());
@@ -289,11 +303,11 @@ impl World {
     }
 
     fn follow(&mut self, id: u8, leader: u8) -> Option<()> {
-        if self.lead(id).is_some() || self.followed(id) == Some(leader) {
+        if self.leads(id).is_some() || self.followed(id) == Some(leader) {
             return None;
         }
-        let epoch = self.lead(leader)?.epoch;
-        let promise = self.node(id).promise();
+        let epoch = self.leads(leader)?.epoch;
+        let promise = self.at(id).promise();
         let epochs = Epoch(epoch.into());
         // The record had one winner of that epoch: whoever else was promised it cannot win it any more.
         let is_sole = promise.epoch == epochs;
@@ -303,7 +317,7 @@ impl World {
             self.forget(leader);
             return Some(());
         }
-        let source = self.node(leader).clone();
+        let source = self.at(leader).clone();
         self.forget(id);
         let node = self.node(id);
         node.promised = (epoch, leader);
@@ -364,7 +378,7 @@ impl World {
 
     fn promise(&mut self, id: u8, voter: u8) -> Option<()> {
         World::spend(&mut self.left.promises)?;
-        let Role::Campaigning(campaign) = &self.node(id).role else {
+        let Role::Campaigning(campaign) = &self.at(id).role else {
             return None;
         };
         let epoch = campaign.epoch;
@@ -389,7 +403,7 @@ impl World {
     }
 
     fn open(&mut self, id: u8) -> Option<()> {
-        let Role::Campaigning(campaign) = &self.node(id).role else {
+        let Role::Campaigning(campaign) = &self.at(id).role else {
             return None;
         };
         let (epoch, promises) = (campaign.epoch, campaign.promises.clone());
@@ -412,7 +426,7 @@ impl World {
         let (lender, _) = longest(node_id(id), &promised, 1).unwrap()[0];
         let lender = IDS.into_iter().find(|n| node_id(*n) == lender).unwrap();
         if lender != id {
-            let source = self.node(lender).clone();
+            let source = self.at(lender).clone();
             let node = self.node(id);
             let agreed = node.agree(&source);
             node.log = source.log;
@@ -498,7 +512,7 @@ impl World {
         let Some(by) = change.by else {
             return Some(());
         };
-        match &self.node(by).role {
+        match &self.at(by).role {
             Role::Leading(_) => self.manage(by, Event::Replaced(replaced)),
             Role::Campaigning(_) => self.elect(by, ElectionEvent::Replaced(replaced)),
             Role::Idle | Role::Following { .. } => unreachable!("it waits"),
@@ -527,7 +541,7 @@ impl World {
     fn unknown(&mut self, id: u8) -> Option<()> {
         World::spend(&mut self.left.unknowns)?;
         self.forget(id);
-        match &self.node(id).role {
+        match &self.at(id).role {
             Role::Leading(lead) if lead.owed == Owed::Answer => {
                 self.manage(id, Event::Unknown);
             }
@@ -541,7 +555,7 @@ impl World {
 
     fn read(&mut self, id: u8) -> Option<()> {
         let found = Some((self.version, self.record.clone()));
-        match &self.node(id).role {
+        match &self.at(id).role {
             Role::Leading(lead) if lead.owed == Owed::Read => {
                 self.manage(id, Event::Read(found));
             }
@@ -554,8 +568,8 @@ impl World {
     }
 
     fn drop_member(&mut self, id: u8, whom: u8) -> Option<()> {
-        let member = self.node(whom).member();
-        let lead = self.lead(id)?;
+        let member = self.at(whom).member();
+        let lead = self.leads(id)?;
         if lead.membership.is_changing() || !lead.membership.record().members.contains(&member) {
             return None;
         }
@@ -568,8 +582,8 @@ impl World {
         if self.followed(whom) != Some(id) {
             return None;
         }
-        let member = self.node(whom).member();
-        let lead = self.lead(id)?;
+        let member = self.at(whom).member();
+        let lead = self.leads(id)?;
         if lead.membership.is_changing() || lead.membership.record().members.contains(&member) {
             return None;
         }
@@ -586,7 +600,7 @@ impl World {
 
     fn leaders(&self) -> impl Iterator<Item = (&Node, &Lead)> {
         self.nodes.iter().filter_map(|node| match &node.role {
-            Role::Leading(lead) => Some((node, lead)),
+            Role::Leading(lead) => Some((&**node, lead)),
             _ => None,
         })
     }
@@ -629,11 +643,14 @@ impl World {
     }
 
     fn owed_read(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(|node| match &node.role {
-            Role::Leading(lead) => lead.owed == Owed::Read,
-            Role::Campaigning(campaign) => campaign.owed == Owed::Read,
-            _ => false,
-        })
+        self.nodes
+            .iter()
+            .map(Arc::as_ref)
+            .filter(|node| match &node.role {
+                Role::Leading(lead) => lead.owed == Owed::Read,
+                Role::Campaigning(campaign) => campaign.owed == Owed::Read,
+                _ => false,
+            })
     }
 
     pub fn unknown_landed(&self) -> bool {
