@@ -53,6 +53,8 @@ pub struct World {
     ackers: [Option<u8>; 6],
     pub forked: bool,
     pub two_in_one: bool,
+    /// A log was cut below what it had of the history.
+    pub cut: bool,
     pub has_dropped: bool,
     pub has_joined: bool,
 }
@@ -130,6 +132,7 @@ impl World {
             ackers: [None; 6],
             forked: false,
             two_in_one: false,
+            cut: false,
             has_dropped: false,
             has_joined: false,
         }
@@ -319,13 +322,21 @@ impl World {
         }
         let source = self.at(leader).clone();
         self.forget(id);
+        self.node(id).promised = (epoch, leader);
+        self.agree(id, &source);
         let node = self.node(id);
-        node.promised = (epoch, leader);
-        let agreed = node.agree(&source);
         node.role = Role::Following { leader, epoch };
         self.lead(leader)?.acks[usize::from(id)] = None;
-        self.forked |= agreed.is_none();
         Some(())
+    }
+
+    /// Cuts a log where it parts from another one.
+    fn agree(&mut self, id: u8, source: &Node) {
+        let pairs = self.at(id).log.iter().zip(&self.history);
+        let has = pairs.take_while(|(a, b)| a == b).count();
+        let agreed = self.node(id).agree(source);
+        self.forked |= agreed.is_none();
+        self.cut |= self.at(id).log.len() < has;
     }
 
     fn crash(&mut self, id: u8) -> Option<()> {
@@ -427,11 +438,10 @@ impl World {
         let lender = IDS.into_iter().find(|n| node_id(*n) == lender).unwrap();
         if lender != id {
             let source = self.at(lender).clone();
+            self.agree(id, &source);
             let node = self.node(id);
-            let agreed = node.agree(&source);
             node.log = source.log;
             node.synced = node.log.len();
-            self.forked |= agreed.is_none();
         }
         self.elect(id, ElectionEvent::Ready(Epoch(epoch.into())));
         Some(())
