@@ -2,7 +2,8 @@
 //!
 //! *In-sync set*: a record is confirmed by n once every member confirms it and the set has at least n
 //! followers, and at least as many as the record wants: n is a floor, not a choice of whom to wait for.
-//! While a change of the set is unanswered both sets must confirm. One promise of a member suffices to lead, since each has everything.
+//! While a change of the set is unanswered both sets must confirm. One promise of a member suffices to
+//! lead, since each has everything.
 //!
 //! *Fixed list* of m nodes: a record is confirmed by n once any n followers of the list confirm it, and
 //! leading needs promises from m - n nodes, the candidate's own among them: n + 1 nodes have the record

@@ -192,7 +192,7 @@ fn two_writes_and_a_fetched_log() {
     );
 }
 
-/// More of everything at once: with `STRANDLINE_LONG=1`, in some minutes and gigabytes.
+/// More at once, with `STRANDLINE_LONG=1`: some four million states.
 #[test]
 fn all_of_it_at_once() {
     if std::env::var("STRANDLINE_LONG").is_err() {
@@ -201,6 +201,7 @@ fn all_of_it_at_once() {
     explore(
         "all at once",
         Bounds {
+            members: 2,
             campaigns: 2,
             crashes: 1,
             changes: 1,

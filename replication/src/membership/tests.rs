@@ -1,3 +1,5 @@
+//! Each rule of the record, at a leader and at a candidate.
+
 use super::*;
 use crate::ids::{Incarnation, NodeId};
 
