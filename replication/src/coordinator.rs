@@ -22,7 +22,7 @@ use crate::ids::Lineage;
 use crate::quorum::{MEMBER_COUNT_MAX, Member};
 
 /// What all nodes of a dataset agree on.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Record {
     /// The history that this is about. A dataset that was created anew or restored has another.
     pub lineage: Lineage,
@@ -65,7 +65,7 @@ impl Record {
 }
 
 /// Which state of a dataset's record: rises with every change, 0 where there is no record yet.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Version(pub u64);
 
 /// What a compare-and-set did.

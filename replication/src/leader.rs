@@ -15,11 +15,11 @@ use crate::bundle::BundlePlan;
 use crate::error::{Error, Reason, Result};
 use crate::ids::{Identity, Incarnation, LeaderId, Leadership, Lineage, NodeId};
 use crate::message::{
-    AckEntry, FILES_PER_FRAME_MAX, Hello, Message, Purpose, Refusal, Tick, TickMark, VERSIONS,
-    Verdict, Welcome,
+    FILES_PER_FRAME_MAX, Hello, Message, Purpose, Refusal, Tick, TickMark, VERSIONS, Verdict,
+    Welcome,
 };
 use crate::progress::{Progress, Step};
-use crate::quorum::Standing;
+use crate::quorum::{Standing, since};
 use crate::store::{Confirmed, Marks, Times};
 use crate::transport::ConnId;
 
@@ -52,8 +52,7 @@ pub struct Leader {
     // What every follower that was here last confirmed; one entry per node and shard.
     standings: BTreeMap<ShardId, Vec<Standing>>,
     confirmed: BTreeMap<ShardId, Confirmed>,
-    // First record of this leadership per shard. Followers count from there on only: a record of an
-    // earlier epoch on n of them may still lose to a log with a later epoch (Raft, figure 8).
+    // First record of this leadership per shard: followers count from there on only.
     starts: BTreeMap<ShardId, u64>,
     wall_ms: u64,
     actions: VecDeque<Action>,
@@ -355,7 +354,12 @@ impl Leader {
             );
             let old = self.marks.get_mut(&shard).expect("shards are fixed");
             assert!(marks.written >= old.written, "a leader's log never shrinks");
+            let start = self.starts.get(&shard).copied().unwrap_or(u64::MAX);
+            let begins = old.durable < start && marks.durable >= start;
             *old = marks;
+            if begins {
+                self.confirm(shard);
+            }
         }
         self.times = times;
         let conns: Vec<_> = self.followers.keys().copied().collect();
@@ -397,24 +401,8 @@ impl Leader {
             return;
         }
         let start = self.starts.get(&shard).copied().unwrap_or(u64::MAX);
-        let counted = |seq: u64| if seq >= start { seq } else { 0 };
         let standings = self.standings.get(&shard).map_or(&[][..], Vec::as_slice);
-        let standings: Vec<_> = standings
-            .iter()
-            .map(|Standing { member, ack }| {
-                let (received, durable) = (counted(ack.received), counted(ack.durable));
-                let ack = AckEntry {
-                    received,
-                    durable,
-                    applied: counted(ack.applied),
-                    ..*ack
-                };
-                Standing {
-                    member: *member,
-                    ack,
-                }
-            })
-            .collect();
+        let standings = since(start, self.marks[&shard].durable, standings);
         let leader = self.serving.identity.node;
         let confirmed = self.options.policy.confirmed(leader, shard, &standings);
         let before = self.confirmed.get(&shard);

@@ -9,6 +9,7 @@
 //! | what a store must offer | [`store`], [`bundle`] |
 //! | the bytes on the wire | [`message`] |
 //! | where two logs part, who may lead | [`epoch`], `quorum` |
+//! | who is in sync, by the coordinator's record | [`coordinator`], [`membership`] |
 //! | what went wrong and who must act | [`error`] |
 //!
 //! The crate sees the format of the log and nothing else: payloads are opaque. The state machines
@@ -29,6 +30,7 @@ pub mod ids;
 pub mod lag;
 pub mod leader;
 pub mod locate;
+pub mod membership;
 pub mod message;
 mod notify;
 mod progress;

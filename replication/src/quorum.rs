@@ -1,8 +1,9 @@
 //! Positions and an ack policy give what is confirmed; promises give who may lead. Pure functions.
 //!
 //! *In-sync set*: a record is confirmed by n once every member confirms it and the set has at least n
-//! followers: n is a floor, not a choice of whom to wait for. While a change of the set is unanswered
-//! both sets must confirm. One promise of a member suffices to lead, since each has everything.
+//! followers, and at least as many as the record wants: n is a floor, not a choice of whom to wait for.
+//! While a change of the set is unanswered both sets must confirm. One promise of a member suffices to
+//! lead, since each has everything.
 //!
 //! *Fixed list* of m nodes: a record is confirmed by n once any n followers of the list confirm it, and
 //! leading needs promises from m - n nodes, the candidate's own among them: n + 1 nodes have the record
@@ -52,6 +53,8 @@ pub enum Policy {
         members: Vec<Member>,
         /// The set of a change whose outcome is unknown.
         next: Option<Vec<Member>>,
+        /// Nothing is confirmed where fewer followers count.
+        min_in_sync: usize,
     },
 }
 
@@ -84,7 +87,11 @@ impl Policy {
                 seqs.sort_unstable_by(|a, b| b.cmp(a));
                 seqs
             }
-            Policy::InSync { members, next } => {
+            Policy::InSync {
+                members,
+                next,
+                min_in_sync,
+            } => {
                 let all = |set: &[Member]| -> Vec<u64> {
                     let followers = set.iter().filter(|member| member.0 != leader);
                     followers
@@ -97,6 +104,9 @@ impl Policy {
                     let others = all(next);
                     count = count.min(others.len());
                     seqs.extend(others);
+                }
+                if count < *min_in_sync && !planted("quorum.minimum") {
+                    count = 0;
                 }
                 vec![seqs.into_iter().min().unwrap_or(0); count]
             }
@@ -117,6 +127,28 @@ fn held(standings: &[Standing], field: fn(&AckEntry) -> u64, is: impl Fn(&Member
         .map(|s| field(&s.ack))
         .max()
         .unwrap_or(0)
+}
+
+/// Standings as they count for a leadership that begins with record `start` of the shard, while the leader's
+/// own disk has everything up to `durable`. Who lacks that record has nothing, and where the leader lacks it
+/// nobody has: a record of an earlier epoch, on however many nodes, may still lose to a log with a later
+/// epoch (Raft, figure 8), against the leader's own if that comes back without it.
+pub fn since(start: u64, durable: u64, standings: &[Standing]) -> Vec<Standing> {
+    if durable < start && !planted("quorum.own_start") {
+        return Vec::new();
+    }
+    let start = if planted("quorum.start") { 0 } else { start };
+    let counted = |seq: u64| if seq >= start { seq } else { 0 };
+    let standing = |Standing { member, ack }: &Standing| Standing {
+        member: *member,
+        ack: AckEntry {
+            shard: ack.shard,
+            received: counted(ack.received),
+            durable: counted(ack.durable),
+            applied: counted(ack.applied),
+        },
+    };
+    standings.iter().map(standing).collect()
 }
 
 impl Confirmed {
@@ -240,13 +272,18 @@ mod tests {
         let policy = Policy::InSync {
             members: members.clone(),
             next: None,
+            min_in_sync: 1,
         };
         assert_eq!(
             policy.confirmed(node(0), ShardId(0), &standings).received,
             [7, 7]
         );
         let next = Some(vec![member(0), member(3)]);
-        let policy = Policy::InSync { members, next };
+        let policy = Policy::InSync {
+            members,
+            next,
+            min_in_sync: 1,
+        };
         let both = policy.confirmed(node(0), ShardId(0), &standings);
         assert_eq!(
             both.received,
@@ -256,10 +293,31 @@ mod tests {
     }
 
     #[test]
+    fn below_the_minimum_nothing_is_confirmed() {
+        let members = vec![member(0), member(1), member(2)];
+        let standings = [standing(1, 9, 9, 9), standing(2, 9, 9, 9)];
+        let at = |next, min_in_sync| {
+            let members = members.clone();
+            let policy = Policy::InSync {
+                members,
+                next,
+                min_in_sync,
+            };
+            let confirmed = policy.confirmed(node(0), ShardId(0), &standings);
+            confirmed.at(Level::Durable(1))
+        };
+        assert_eq!(at(None, 2), 9);
+        assert_eq!(at(None, 3), 0);
+        let next = Some(vec![member(0), member(1)]);
+        assert_eq!(at(next, 2), 0, "nor while a change to less is unanswered");
+    }
+
+    #[test]
     fn a_wiped_member_counts_for_nothing() {
         let policy = Policy::InSync {
             members: vec![member(0), member(1)],
             next: None,
+            min_in_sync: 1,
         };
         let mut wiped = standing(1, 10, 10, 10);
         wiped.member.1 = Incarnation([7; 16]);

@@ -332,6 +332,32 @@ fn records_of_earlier_epochs_count_only_with_one_of_this_epoch() {
     );
 }
 
+/// It could come back without that record, and lose the others to a log of an epoch between.
+#[test]
+fn nobody_counts_until_the_leaders_own_disk_has_its_first_record() {
+    let mut leader = in_state("shipping");
+    let marks = |durable| {
+        let marks = Marks {
+            written: 10,
+            durable,
+            committed: 0,
+        };
+        Event::Marks(vec![(S0, marks)], Times::default())
+    };
+    feed(&mut leader, 0, marks(0));
+    feed(&mut leader, 0, Event::Started(S0, 8));
+    let confirms = |actions: &[Action]| {
+        let durable = |a: &Action| match a {
+            Action::Confirm(c) => Some(c.durable.clone()),
+            _ => None,
+        };
+        actions.iter().find_map(durable)
+    };
+    assert_eq!(confirms(&frame(&mut leader, ack(9, 9, 0))), None);
+    assert_eq!(confirms(&feed(&mut leader, 0, marks(7))), None);
+    assert_eq!(confirms(&feed(&mut leader, 0, marks(8))), Some(vec![9]));
+}
+
 #[test]
 fn what_a_follower_confirmed_before_it_came_again_counts_no_more() {
     let mut leader = in_state("shipping");
