@@ -208,14 +208,31 @@ pub(super) fn node_name(called: &str) -> &str {
 ///
 /// # Errors
 /// What is wrong with the certificate.
-pub fn key_digest(certificate: &CertificateDer<'_>) -> Result<[u8; 32], rustls::Error> {
+fn key_digest(certificate: &CertificateDer<'_>) -> Result<[u8; 32], rustls::Error> {
     let parsed = webpki::EndEntityCert::try_from(certificate)
         .map_err(|_| rustls::Error::from(CertificateError::BadEncoding))?;
     let spki = parsed.subject_public_key_info();
+    Ok(key_pin("", spki.as_ref()).digest)
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=", self.name)?;
+        self.digest
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The pin of a public key, of which the SubjectPublicKeyInfo is given.
+pub fn key_pin(name: &str, public_key_info: &[u8]) -> Pin {
     let rustls::SupportedCipherSuite::Tls13(suite) =
         ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256;
-    let digest = suite.common.hash_provider.hash(spki.as_ref());
-    Ok(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    let digest = suite.common.hash_provider.hash(public_key_info);
+    Pin {
+        name: name.to_owned(),
+        digest: digest.as_ref().try_into().expect("SHA-256 has 32 bytes"),
+    }
 }
 
 fn first_name(certificate: &CertificateDer<'_>) -> Option<String> {
