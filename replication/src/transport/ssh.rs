@@ -11,10 +11,16 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::tcp::channel::{READ_STEP, WRITE_STEP};
+
+/// How often a command whose streams have ended is asked whether it has.
+const END_STEP: Duration = Duration::from_millis(10);
+/// How many times.
+const END_STEP_COUNT: u32 = 20;
 
 /// See the module.
 pub(super) struct Command {
@@ -62,17 +68,26 @@ impl Command {
         self.stream.shutdown(Shutdown::Both)
     }
 
-    /// Kills the command where it has not ended, and waits for it. How it ended by itself, if it did.
-    pub fn reap(&self) -> Option<String> {
-        let mut child = self.child.lock().take()?;
-        let ended = child.try_wait().ok().flatten();
-        if ended.is_none() {
-            // One that ended in between cannot be killed and needs not be.
+    /// How the command ended by itself: once its streams have, it is given a moment to.
+    pub fn ended(&self) -> Option<String> {
+        let mut child = self.child.lock();
+        for _ in 0..END_STEP_COUNT {
+            if let Ok(Some(status)) = child.as_mut()?.try_wait() {
+                let program = &self.program;
+                return Some(format!("the command {program:?} ended with {status}"));
+            }
+            std::thread::sleep(END_STEP);
+        }
+        None
+    }
+
+    /// Kills the command where it has not ended, and waits for it.
+    pub fn reap(&self) {
+        if let Some(mut child) = self.child.lock().take() {
+            // One that ended by itself cannot be killed and needs not be.
             let _ = child.kill();
             let _ = child.wait();
         }
-        let ended = ended.filter(|status| !status.success())?;
-        Some(format!("the command {:?} ended with {ended}", self.program))
     }
 }
 

@@ -100,14 +100,18 @@ impl Channel {
         };
     }
 
-    /// After the threads have ended: leaves no process behind. Says how it ended, where that explains
-    /// more than the end of its bytes.
-    pub fn reap(&self) -> Option<String> {
+    /// What ended it, where that explains more than the end of its bytes.
+    pub fn ended(&self) -> Option<String> {
         match self {
-            Channel::Command(command) => command.reap(),
-            #[cfg(feature = "tls")]
-            Channel::Tls(_) => None,
-            Channel::Plain(_) => None,
+            Channel::Command(command) => command.ended(),
+            _ => None,
+        }
+    }
+
+    /// After the threads have ended: leaves no process behind.
+    pub fn reap(&self) {
+        if let Channel::Command(command) = self {
+            command.reap();
         }
     }
 }

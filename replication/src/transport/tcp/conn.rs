@@ -408,6 +408,8 @@ impl Conn {
                 Err(why) => break why,
             }
         };
+        let ended = self.channel.get().and_then(Channel::ended);
+        let why = ended.map_or(why, |what| Error::unreachable(&self.peer, what));
         self.fail(why);
         self.leave();
     }
