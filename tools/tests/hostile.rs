@@ -115,11 +115,10 @@ fn survives(leader_links: &Links, follower_links: &Links, called: impl Fn(Socket
         count += 1;
         let key = count.to_le_bytes();
         let began = Instant::now();
-        keys.put(&key, &[7; 1_000]).unwrap();
+        keys.put(key, [7; 1_000]).unwrap();
         let shows = || {
             let keys = follower.keyspace("default").ok();
-            keys.and_then(|keys| keys.get(&key).ok().flatten())
-                .is_some()
+            keys.and_then(|keys| keys.get(key).ok().flatten()).is_some()
         };
         while !shows() {
             assert!(

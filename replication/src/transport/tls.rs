@@ -487,7 +487,9 @@ fn explain(error: &rustls::Error) -> String {
             "it shows no certificate: give it one of an authority that is trusted here"
         }
         rustls::Error::AlertReceived(alert) => match alert {
-            Alert::UnknownCA | Alert::DecryptError => "it does not trust the authority of this node's certificate",
+            Alert::UnknownCA | Alert::DecryptError => {
+                "it does not trust the authority of this node's certificate"
+            }
             Alert::CertificateExpired => "to it this node's certificate has expired",
             Alert::CertificateRequired => "it wants a certificate of this node",
             Alert::BadCertificate | Alert::CertificateUnknown | Alert::AccessDenied => {
