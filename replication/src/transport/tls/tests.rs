@@ -289,6 +289,8 @@ fn a_client_without_a_certificate_is_refused() {
 fn let_in(listener: &TlsConfig, client: ClientConfig) -> String {
     let mut listen = transport(true, Some(listener));
     let mut stream = TcpStream::connect(listen.local_addr().unwrap()).unwrap();
+    let patience = std::time::Duration::from_secs(5);
+    stream.set_read_timeout(Some(patience)).unwrap();
     let name = ServerName::try_from("a").unwrap();
     let mut session = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
     let frame = frame(&mut Link::default(), 1);
