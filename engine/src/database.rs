@@ -19,7 +19,7 @@ use crate::files;
 use crate::keyspace::Keyspace;
 use crate::node::NodeIdentity;
 use crate::options::{Background, Options};
-use crate::repair::{self, Fetched, RepairReport, repair_from};
+use crate::repair::{self, Fetched, RepairReport, repair_from_by};
 use crate::replica::Hub;
 use crate::replica::bundle::finish_installs;
 use crate::runtime::{Runtime, Signal, Stores, compact_step, flush_step};
@@ -141,7 +141,8 @@ impl Database {
                     damage: Box::new(error),
                     why: Box::new(why),
                 };
-                let report = repair_from(root, &peers, &env).map_err(unhealed)?;
+                let report =
+                    repair_from_by(root, &peers, &options.links, &env).map_err(unhealed)?;
                 let database = Database::open_once(root, options, env, read_only)?;
                 database.note_heal(Ok(report));
                 Ok(database)
@@ -399,7 +400,15 @@ impl Database {
         let (env, root) = (self.env().clone(), self.path().to_owned());
         let id = dataset.inner().store().id().clone();
         let peers = &self.options().heal_from;
-        let copy = Fetched::new(&env, &root, peers, std::slice::from_ref(&id), goes_on)?;
+        let links = &self.options().links;
+        let copy = Fetched::new(
+            &env,
+            &root,
+            peers,
+            links,
+            std::slice::from_ref(&id),
+            goes_on,
+        )?;
         let copy_dir = copy.dir().to_owned();
         let work = move || repair::mend(&root, &copy_dir, &id, &env);
         match self.hub() {
@@ -422,7 +431,9 @@ impl Database {
             return Ok(Arc::clone(hub));
         }
         let shared = &self.inner.shared;
-        let started = Arc::new(Hub::start(&shared.env, listen, Arc::clone(&shared.hook))?);
+        let links = &shared.options.links;
+        let hook = Arc::clone(&shared.hook);
+        let started = Arc::new(Hub::start(&shared.env, listen, links, hook)?);
         *hub = Some(Arc::clone(&started));
         Ok(started)
     }

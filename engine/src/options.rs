@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::NodeConfig;
 use crate::error::{Error, Result};
+use crate::replica::Links;
 use crate::router::{EntityRule, ShardRouter};
 
 /// Longest key, in bytes.
@@ -115,6 +116,8 @@ pub struct Options {
     pub follower_log_len_max: u64,
     /// How long a write waits for followers, in milliseconds. Default 10 000; 1 to 3 600 000.
     pub ack_timeout_ms: u64,
+    /// How connections to other nodes are made. Default: plain TCP, over loopback and nowhere else.
+    pub links: Links,
     /// Who does background work. Default: a thread.
     pub background: Background,
     /// What this node is. Default: a single node, shard 0, region 0.
@@ -143,6 +146,7 @@ impl Default for Options {
             heal_from: Vec::new(),
             follower_log_len_max: 1 << 30,
             ack_timeout_ms: 10_000,
+            links: Links::default(),
             background: Background::Thread,
             node: NodeConfig::default(),
             create: true,

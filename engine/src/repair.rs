@@ -32,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{Manifest, Slots};
 use crate::node::NodeIdentity;
+use crate::replica::Links;
 use crate::replica::bundle::{finish_install, finish_installs, install_dir, staging_dir};
 use crate::store::epoch::EpochFile;
 use crate::table::{BlockCache, OpenOptions, Table};
@@ -140,6 +141,19 @@ pub fn repair(root: &Path, copy: &Path, env: &Env) -> Result<RepairReport> {
 /// # Errors
 /// [`Error::Replication`] where no peer leads; as [`repair`].
 pub fn repair_from(root: &Path, peers: &[String], env: &Env) -> Result<RepairReport> {
+    repair_from_by(root, peers, &Links::default(), env)
+}
+
+/// As [`repair_from`], over connections of one's own choice.
+///
+/// # Errors
+/// Those of [`repair_from`].
+pub fn repair_from_by(
+    root: &Path,
+    peers: &[String],
+    links: &Links,
+    env: &Env,
+) -> Result<RepairReport> {
     let mut ids = Vec::new();
     for entry in env.disk.list(root).during("list", root)? {
         let Ok(id) = DatasetId::new(&entry.name) else {
@@ -156,7 +170,7 @@ pub fn repair_from(root: &Path, peers: &[String], env: &Env) -> Result<RepairRep
             hint: "; there is nothing to repair",
         });
     }
-    let copy = Fetched::new(env, root, peers, &ids, &|| true)?;
+    let copy = Fetched::new(env, root, peers, links, &ids, &|| true)?;
     repair(root, copy.dir(), env)
 }
 

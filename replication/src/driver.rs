@@ -311,6 +311,13 @@ impl Driver {
             Incoming::Closed(conn, _) => {
                 self.wires.conns.remove(&conn);
             }
+            Incoming::Message(conn, Message::Hello(hello))
+                if !self.wires.may_claim(conn, &hello.name) =>
+            {
+                let text = "its certificate does not say that it is this node";
+                self.wires
+                    .turn_away(now.mono_ms, conn, Reason::Name, text, &hello.name);
+            }
             Incoming::Message(conn, Message::Hello(hello)) => {
                 match self.datasets.get_mut(&hello.dataset) {
                     Some(dataset) => dataset.greet(now, &mut self.wires, conn, hello),

@@ -155,6 +155,14 @@ pub enum Error {
         /// The address.
         address: SocketAddr,
     },
+    /// A certificate, a key or a list of whom to trust is of no use.
+    #[error("{file}: {what}")]
+    Certificate {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// No address is known for a node.
     #[error("no address is known for node {name:?}; list it among the peers")]
     UnknownPeer {
@@ -211,6 +219,7 @@ impl Error {
             | Error::CoordinatorUnsafe { .. }
             | Error::BadRecord { .. }
             | Error::Pruned { .. }
+            | Error::Certificate { .. }
             | Error::NotLoopback { .. }
             | Error::BelowCommitted { .. }
             | Error::Fenced { .. }
@@ -273,6 +282,8 @@ pub enum Reason {
     Protocol = 10,
     /// The node is the one that asks.
     Loop = 11,
+    /// The peer's certificate names another node.
+    Name = 12,
 }
 
 impl Reason {
@@ -291,6 +302,7 @@ impl Reason {
             Busy,
             Protocol,
             Loop,
+            Name,
         ]
         .into_iter()
         .find(|reason| *reason as u8 == byte)
@@ -298,9 +310,12 @@ impl Reason {
 
     fn actor(self) -> Actor {
         match self {
-            Reason::Version | Reason::Lineage | Reason::Shards | Reason::Pruned | Reason::Loop => {
-                Actor::Operator
-            }
+            Reason::Version
+            | Reason::Lineage
+            | Reason::Shards
+            | Reason::Pruned
+            | Reason::Loop
+            | Reason::Name => Actor::Operator,
             // They pass when the cluster settles: a dataset is opened, a leader found, a place freed.
             Reason::UnknownDataset | Reason::NotLeader | Reason::Busy | Reason::StaleEpoch => {
                 Actor::Retry
@@ -325,6 +340,7 @@ impl std::fmt::Display for Reason {
             Reason::Busy => "busy",
             Reason::Protocol => "protocol error",
             Reason::Loop => "a node cannot follow itself",
+            Reason::Name => "another node's name",
         })
     }
 }

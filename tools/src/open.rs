@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use strandline::files;
 use strandline::manifest::Manifest;
+use strandline::replica::Links;
 use strandline::{Database, Dataset, DatasetId, Durability, Keyspace, Options};
 use strandline::{Role, ShardRouter, Snapshot};
 use strandline_wal::io::{Env, FileKind};
@@ -37,6 +38,9 @@ pub struct Writing {
     /// Bytes per second that the database reads to find damage.
     #[arg(skip)]
     pub scrub_rate: u64,
+    /// How connections to other nodes are made.
+    #[arg(skip)]
+    pub links: Links,
 }
 
 fn level(text: &str) -> Result<Durability, String> {
@@ -111,6 +115,7 @@ impl Writing {
         let mut options = stored_options(&Env::real_pread(), root)?;
         options.durability = self.durability;
         options.scrub_rate = self.scrub_rate;
+        options.links = self.links.clone();
         if let Some(shards) = self.shards.filter(|n| *n != options.router.shard_count()) {
             options.router = ShardRouter::hash(shards)?;
         }

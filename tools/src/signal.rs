@@ -20,9 +20,4 @@ impl Ending {
     pub fn has_come(&mut self) -> bool {
         self.0.pending().next().is_some()
     }
-
-    /// Returns when one comes.
-    pub fn wait(&mut self) {
-        let _ = self.0.forever().next();
-    }
 }

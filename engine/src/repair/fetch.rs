@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::Manifest;
 use crate::options::Options;
-use crate::replica::remote_status;
+use crate::replica::{Links, remote_status_by};
 use crate::router::ShardRouter;
 
 /// Longest silence of the peer while its log is fetched.
@@ -43,6 +43,7 @@ impl Fetched {
         env: &Env,
         root: &Path,
         peers: &[String],
+        links: &Links,
         ids: &[DatasetId],
         goes_on: &dyn Fn() -> bool,
     ) -> Result<Fetched> {
@@ -56,7 +57,7 @@ impl Fetched {
         disk.remove_dir_all(&fetched.dir)
             .during("remove", &fetched.dir)?;
         for id in ids {
-            fetched.fetch(root, peers, id, goes_on)?;
+            fetched.fetch(root, peers, links, id, goes_on)?;
         }
         Ok(fetched)
     }
@@ -69,11 +70,13 @@ impl Fetched {
         &self,
         root: &Path,
         peers: &[String],
+        links: &Links,
         id: &DatasetId,
         goes_on: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let (peer, wanted) = leader_of(peers, id)?;
+        let (peer, wanted) = leader_of(peers, links, id)?;
         let mut options = Options {
+            links: links.clone(),
             reserve_len_max: 0,
             ..Options::default()
         };
@@ -118,10 +121,14 @@ impl Fetched {
 }
 
 /// The first of several nodes that leads a dataset, and where its logs end.
-fn leader_of<'a>(peers: &'a [String], id: &DatasetId) -> Result<(&'a str, Vec<Position>)> {
+fn leader_of<'a>(
+    peers: &'a [String],
+    links: &Links,
+    id: &DatasetId,
+) -> Result<(&'a str, Vec<Position>)> {
     let mut answers = Vec::new();
     for peer in peers {
-        match remote_status(peer, id.as_str()) {
+        match remote_status_by(peer, id.as_str(), links) {
             Ok(status) if status.role == "leader" => return Ok((peer, status.positions)),
             Ok(status) => answers.push(format!("{peer} is a {}", status.role)),
             Err(error) => answers.push(format!("{peer}: {error}")),

@@ -10,12 +10,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use strandline_replication::lag::LagGauges;
 use strandline_replication::message::{Hello, Link, Message, Purpose, Role, VERSIONS};
-use strandline_replication::transport::tcp::{TcpOptions, TcpTransport};
+use strandline_replication::transport::tcp::{Refusals, TcpOptions, TcpTransport};
 use strandline_replication::transport::{Transport, TransportEvent};
 use strandline_replication::{Incarnation, Lineage, NodeId, Notifier, Now};
 use strandline_wal::io::{Clock, Env};
 use strandline_wal::{DatasetId, Epoch};
 
+use super::links::Links;
 use super::node::{Campaign, Node, Observed, follow_status, followers_of};
 use super::{FollowStatus, FollowerStatus, Promote, Promotion, RemoteStatus};
 use crate::dataset::Dataset;
@@ -39,6 +40,7 @@ pub(crate) struct Hub {
     calls: SyncSender<Call>,
     notifier: Arc<Notifier>,
     gauges: Arc<LagGauges>,
+    refusals: Arc<Refusals>,
     observed: Arc<Mutex<std::collections::BTreeMap<DatasetId, Observed>>>,
     hook: Arc<Hook>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -46,7 +48,7 @@ pub(crate) struct Hub {
     serving: AtomicBool,
 }
 
-fn failed(error: strandline_replication::Error) -> Error {
+pub(super) fn failed(error: strandline_replication::Error) -> Error {
     Error::Replication(error.to_string())
 }
 
@@ -66,20 +68,18 @@ fn parse(listen: &str) -> Result<SocketAddr> {
 }
 
 impl Hub {
-    pub fn start(env: &Env, listen: &str, hook: Arc<Hook>) -> Result<Hub> {
+    pub fn start(env: &Env, listen: &str, links: &Links, hook: Arc<Hook>) -> Result<Hub> {
         let notifier = Arc::new(Notifier::default());
         let options = TcpOptions {
             listen: Some(parse(listen)?),
-            ..TcpOptions::default()
+            ..links.options(&env.clock)?
         };
-        let transport = TcpTransport::new(options, Arc::clone(&env.clock), Arc::clone(&notifier))
-            .map_err(failed)?;
-        let address = transport.local_addr().expect("it listens");
-        let node = Node::new(
-            &address.to_string(),
-            Box::new(transport),
-            Arc::clone(&notifier),
-        );
+        let (clock, wake) = (Arc::clone(&env.clock), Arc::clone(&notifier));
+        let transport = TcpTransport::new(options.clone(), clock, wake).map_err(failed)?;
+        let (address, refusals) = (transport.local_addr(), transport.refusals());
+        let address = address.expect("it listens");
+        let name = links.name(&options, &address.to_string())?;
+        let node = Node::new(&name, Box::new(transport), Arc::clone(&notifier));
         let (gauges, observed) = (node.gauges(), node.observed());
         let (calls, queue) = sync_channel(CALL_COUNT_MAX);
         let stopped = Arc::new(AtomicBool::new(false));
@@ -102,6 +102,7 @@ impl Hub {
             calls,
             notifier,
             gauges,
+            refusals,
             observed,
             hook,
             thread,
@@ -112,6 +113,10 @@ impl Hub {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub fn refusals(&self) -> Vec<String> {
+        self.refusals.take()
     }
 
     /// Fails where the node was to listen elsewhere.
@@ -260,10 +265,11 @@ fn now(clock: &dyn Clock) -> Now {
 }
 
 /// Asks a node for the status of a dataset.
-pub(super) fn ask_status(address: &str, dataset: DatasetId) -> Result<RemoteStatus> {
+pub(super) fn ask_status(address: &str, dataset: DatasetId, links: &Links) -> Result<RemoteStatus> {
     let env = Env::real();
     let notifier = Arc::new(Notifier::default());
-    let options = TcpOptions::default();
+    let options = links.options(&env.clock)?;
+    let name = Links::asker(&options);
     let (clock, wake) = (Arc::clone(&env.clock), Arc::clone(&notifier));
     let mut transport = TcpTransport::new(options, clock, wake).map_err(failed)?;
     let started = now(env.clock.as_ref()).mono_ms;
@@ -281,7 +287,7 @@ pub(super) fn ask_status(address: &str, dataset: DatasetId) -> Result<RemoteStat
                 continue;
             }
             Some(TransportEvent::Opened(_)) => {
-                let hello = hello(&env, dataset.clone());
+                let hello = hello(&env, &name, dataset.clone());
                 transport
                     .send(at, conn, link.seal(&Message::Hello(hello)))
                     .map_err(failed)?;
@@ -324,7 +330,7 @@ pub(super) fn ask_status(address: &str, dataset: DatasetId) -> Result<RemoteStat
     }
 }
 
-fn hello(env: &Env, dataset: DatasetId) -> Hello {
+fn hello(env: &Env, name: &str, dataset: DatasetId) -> Hello {
     Hello {
         versions: VERSIONS,
         purpose: Purpose::Control,
@@ -332,8 +338,7 @@ fn hello(env: &Env, dataset: DatasetId) -> Hello {
         node: NodeId(env.random.next_id()),
         incarnation: Incarnation(env.random.next_id()),
         lineage: Lineage::default(),
-        // Every node has a name; nobody connects to this one.
-        name: "status".to_owned(),
+        name: name.to_owned(),
         dataset,
         ends: Vec::new(),
     }

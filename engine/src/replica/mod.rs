@@ -5,6 +5,7 @@
 //! | a dataset as the driver sees it | `joint` |
 //! | a node: datasets on one driver, acting on its reports | `node` |
 //! | the thread that steps it over TCP | `hub` |
+//! | how its connections are made | `links` |
 //! | files for a follower that the log no longer reaches | `bundle` |
 //! | writers that wait for followers | `acks` |
 
@@ -12,6 +13,7 @@ mod acks;
 pub(crate) mod bundle;
 mod hub;
 mod joint;
+mod links;
 mod node;
 
 use std::net::SocketAddr;
@@ -20,6 +22,9 @@ use strandline_wal::{DatasetId, Position};
 
 pub(crate) use acks::Acks;
 pub(crate) use hub::Hub;
+pub use links::Links;
+#[cfg(feature = "tls")]
+pub use links::{Pem, Pin, TlsConfig, key_pin};
 pub use node::{Campaign, Node};
 
 use crate::database::Database;
@@ -122,6 +127,12 @@ impl Server {
         self.address
     }
 
+    /// Why connections were refused before they belonged to a dataset: lines for people, those since the
+    /// last call. An address has one a minute.
+    pub fn refusals(&self) -> Vec<String> {
+        self.database.hub().map_or(Vec::new(), |hub| hub.refusals())
+    }
+
     /// Ends serving and following; connections are closed.
     pub fn stop(self) {}
 }
@@ -158,11 +169,13 @@ impl Drop for Following {
 }
 
 impl Database {
-    /// Serves the datasets that are open to followers and candidates. Only loopback addresses: the
-    /// connection is not authenticated. Port 0 lets the system choose.
+    /// Serves the datasets that are open to followers and candidates: at any address where
+    /// [`Options::links`](crate::Options::links) have a certificate, and at loopback where they have none.
+    /// Port 0 lets the system choose.
     ///
     /// # Errors
-    /// [`Error::Replication`] for another address than loopback, and where it is taken;
+    /// [`Error::Replication`] for an address beyond loopback without a certificate, for a certificate that
+    /// is of no use, and where the address is taken;
     /// [`Error::Argument`] where this database serves already, or follows and so listens elsewhere.
     pub fn serve(&self, listen: &str) -> Result<Server> {
         let hub = self.start_hub(listen)?;
@@ -186,7 +199,8 @@ impl Database {
         })
     }
 
-    /// Makes a dataset a copy of the one that the node at `leader` has, and keeps following. Where
+    /// Makes a dataset a copy of the one that the node at `leader` has, and keeps following. The leader is
+    /// `HOST:PORT`, `NODE@HOST:PORT` under TLS, or a name of [`Links::commands`]. Where
     /// this dataset has records that the leader does not, they are saved under `divergent/` and cut.
     ///
     /// # Errors
@@ -245,10 +259,18 @@ impl Dataset {
 /// # Errors
 /// [`Error::Replication`] where nobody answers within five seconds.
 pub fn remote_status(address: &str, dataset: &str) -> Result<RemoteStatus> {
+    remote_status_by(address, dataset, &Links::default())
+}
+
+/// As [`remote_status`], over connections of one's own choice.
+///
+/// # Errors
+/// Those of [`remote_status`].
+pub fn remote_status_by(address: &str, dataset: &str, links: &Links) -> Result<RemoteStatus> {
     let id = DatasetId::new(dataset).map_err(|error| Error::Argument {
         what: "dataset name",
         expected: error.expected.to_owned(),
         found: error.found,
     })?;
-    hub::ask_status(address, id)
+    hub::ask_status(address, id, links)
 }

@@ -112,6 +112,11 @@ impl Wires {
         self.transport.give_back(buffer);
     }
 
+    /// Whether an accepted connection's peer may call itself so.
+    pub fn may_claim(&self, conn: ConnId, name: &str) -> bool {
+        self.transport.may_claim(conn, name)
+    }
+
     pub fn room(&self, conn: ConnId) -> usize {
         if self.conns.contains_key(&conn) {
             self.transport.room(conn)

@@ -185,6 +185,7 @@ fn every_reason_has_its_byte_its_words_and_someone_to_act() {
         (Reason::Busy, Retry, "busy"),
         (Reason::Protocol, Bug, "protocol error"),
         (Reason::Loop, Operator, "a node cannot follow itself"),
+        (Reason::Name, Operator, "another node's name"),
     ];
     for (byte, (reason, actor, words)) in (1..).zip(table) {
         assert_eq!(Reason::of(byte), Some(reason));

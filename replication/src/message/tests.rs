@@ -137,7 +137,7 @@ impl Seed {
                 sole: self.below(2) == 1,
             }),
             "Refused" => Message::Refused(Refusal {
-                reason: Reason::of(1 + self.below(11) as u8).unwrap(),
+                reason: Reason::of(1 + self.below(12) as u8).unwrap(),
                 text: self.name(),
                 have: self.name(),
                 want: String::new(),

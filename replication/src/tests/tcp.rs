@@ -196,36 +196,40 @@ fn a_stranger_that_says_nothing_or_too_much_is_dropped() {
     };
     let mut listen = transport(options).unwrap();
     let address = listen.local_addr().unwrap();
+    let refusals = listen.refusals();
     let silent = TcpStream::connect(address).unwrap();
-    assert!(matches!(
-        wait_for(&mut listen),
-        TransportEvent::Accepted(..)
-    ));
-    assert!(matches!(wait_for(&mut listen), TransportEvent::Closed(..)));
+    until(|| refusals.count() == 1);
+    let why = "refused 127.0.0.1: a frame that began does not come";
+    assert_eq!(refusals.take(), [why]);
     drop(silent);
     let mut loud = TcpStream::connect(address).unwrap();
     let mut header = [0; 24];
     header[4..8].copy_from_slice(&(1u32 << 20).to_le_bytes());
     loud.write_all(&header).unwrap();
-    assert!(matches!(
-        wait_for(&mut listen),
-        TransportEvent::Accepted(..)
-    ));
-    let TransportEvent::Closed(_, why) = wait_for(&mut listen) else {
-        panic!("it is closed")
-    };
-    assert!(
-        matches!(
-            why,
-            Error::Damaged {
-                what: "length of the first frame",
-                ..
-            }
-        ),
-        "{why}"
-    );
+    until(|| refusals.count() == 2);
     let mut rest = Vec::new();
     assert!(loud.read_to_end(&mut rest).is_err() || rest.is_empty());
+    until(|| listen.is_idle());
+    assert!(listen.poll(0).is_none(), "the driver hears of neither");
+}
+
+/// One that speaks TLS is told apart at once, from its greeting, however short that is.
+#[test]
+fn a_greeting_of_tls_is_refused_by_name() {
+    let mut listen = transport(TcpOptions {
+        listen: Some(ANY.into()),
+        ..TcpOptions::default()
+    })
+    .unwrap();
+    let refusals = listen.refusals();
+    let mut stranger = TcpStream::connect(listen.local_addr().unwrap()).unwrap();
+    let mut greeting = [0; 205];
+    greeting[..9].copy_from_slice(&[0x16, 3, 1, 0, 200, 1, 0, 0, 196]);
+    stranger.write_all(&greeting).unwrap();
+    until(|| refusals.count() == 1);
+    let why = "refused 127.0.0.1: it speaks TLS: start this node with a certificate, or it without";
+    assert_eq!(refusals.take(), [why]);
+    assert!(listen.poll(0).is_none());
 }
 
 #[test]
@@ -238,17 +242,15 @@ fn connections_past_the_limit_are_dropped_and_their_places_come_back() {
     let mut listen = transport(options).unwrap();
     let address = listen.local_addr().unwrap();
     for _ in 0..3 {
-        let held: Vec<_> = (0..2)
-            .map(|_| TcpStream::connect(address).unwrap())
-            .collect();
-        let accepted: Vec<_> = (0..2).map(|_| wait_for(&mut listen)).collect();
-        assert!(
-            accepted
-                .iter()
-                .all(|event| matches!(event, TransportEvent::Accepted(..)))
-        );
-        let mut third = TcpStream::connect(address).unwrap();
-        assert_eq!(third.read(&mut [0]).unwrap_or(0), 0, "it is closed at once");
+        let held: Vec<_> = (0..2).map(|_| said_hello(address)).collect();
+        for event in (0..4).map(|_| wait_for(&mut listen)).collect::<Vec<_>>() {
+            assert!(matches!(
+                event,
+                TransportEvent::Accepted(..) | TransportEvent::Frame(..)
+            ));
+        }
+        let mut third = said_hello(address);
+        assert_eq!(third.read(&mut [0]).unwrap_or(0), 0, "it is closed");
         drop(held);
         let closed: Vec<_> = (0..2).map(|_| wait_for(&mut listen)).collect();
         assert!(
@@ -257,6 +259,48 @@ fn connections_past_the_limit_are_dropped_and_their_places_come_back() {
                 .all(|event| matches!(event, TransportEvent::Closed(..)))
         );
         until(|| listen.is_idle());
+    }
+}
+
+/// A connection whose first frame is sent.
+fn said_hello(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let frame = frame_of(&mut crate::message::Link::default(), 1);
+    stream.write_all(&frame).unwrap();
+    stream
+}
+
+/// Who says nothing takes nobody's place: the oldest of them goes.
+#[test]
+fn strangers_make_room_for_each_other_and_for_a_node() {
+    let mut listen = transport(TcpOptions {
+        listen: Some(ANY.into()),
+        conn_count_max: 1,
+        stranger_count_max: 2,
+        ..TcpOptions::default()
+    })
+    .unwrap();
+    let address = listen.local_addr().unwrap();
+    let mut silent: Vec<_> = (0..2)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(address).unwrap());
+        silent[0]
+            .set_read_timeout(Some(std::time::Duration::from_secs(2)))
+            .unwrap();
+        let mut oldest = silent.remove(0);
+        assert_eq!(oldest.read(&mut [0]).unwrap(), 0, "it made room");
+    }
+    let _node = said_hello(address);
+    assert!(matches!(
+        wait_for(&mut listen),
+        TransportEvent::Accepted(..)
+    ));
+    assert!(matches!(wait_for(&mut listen), TransportEvent::Frame(..)));
+    drop(listen);
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);
     }
 }
 
@@ -429,10 +473,11 @@ fn a_connection_with_full_queues_ends_when_it_is_dropped() {
     });
     let conn = dial.connect(0, "a").unwrap();
     assert!(matches!(wait_for(&mut dial), TransportEvent::Opened(_)));
+    let mut link = crate::message::Link::default();
+    dial.send(0, conn, frame_of(&mut link, 1)).unwrap();
     let TransportEvent::Accepted(theirs, _) = wait_for(&mut listen) else {
         panic!("it was dialled")
     };
-    let mut link = crate::message::Link::default();
     while dial.send(0, conn, frame_of(&mut link, 4 << 20)).is_ok() {}
     dial.close(0, conn);
     listen.close(0, theirs);
@@ -510,8 +555,10 @@ fn a_peer_that_resets_the_connection_is_told() {
 #[test]
 fn a_transport_that_is_dropped_takes_its_connections_with_it() {
     let (listen, mut dial) = pair(TcpOptions::default());
-    dial.connect(0, "a").unwrap();
+    let conn = dial.connect(0, "a").unwrap();
     assert!(matches!(wait_for(&mut dial), TransportEvent::Opened(_)));
+    let frame = frame_of(&mut crate::message::Link::default(), 1);
+    dial.send(0, conn, frame).unwrap();
     until(|| !listen.is_idle());
     drop(listen);
     assert!(left(wait_for(&mut dial)).starts_with("a is not reachable: "));

@@ -9,7 +9,10 @@ use std::fmt;
 use crate::error::{Error, Result};
 
 pub mod local;
+mod ssh;
 pub mod tcp;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 /// A connection of one transport; never used again once it ended.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -26,7 +29,8 @@ impl fmt::Display for ConnId {
 pub enum TransportEvent {
     /// A connection that [`Transport::connect`] began is up.
     Opened(ConnId),
-    /// Somebody connected; the name is only good for messages until the peer has said hello.
+    /// Somebody connected; the name is only good for messages until the peer has said hello, and that
+    /// one for what [`Transport::may_claim`] says.
     Accepted(ConnId, String),
     /// A whole frame came.
     Frame(ConnId, Vec<u8>),
@@ -54,6 +58,12 @@ pub trait Transport: Send {
 
     /// The bytes of a frame that came are of no more use; other frames may come into them.
     fn give_back(&mut self, _buffer: Vec<u8>) {}
+
+    /// Whether the peer of an accepted connection may call itself so: `false` where it is authenticated
+    /// as somebody else.
+    fn may_claim(&self, _conn: ConnId, _name: &str) -> bool {
+        true
+    }
 
     /// What happened next, if anything did by `now`.
     fn poll(&mut self, now: u64) -> Option<TransportEvent>;

@@ -1,30 +1,44 @@
 //! Real sockets: one listener, and per connection a thread that reads and one that writes.
 //!
 //! Plain TCP has neither secrecy nor authentication, so it goes over loopback and nowhere else:
-//! listening on or connecting to any other address is an error. The only file of this crate that
-//! touches sockets, with its connections in `tcp/conn.rs`.
+//! listening on or connecting to any other address is an error. With a certificate every connection is
+//! under TLS, and any address is as good. A node may also be reached through a command, as ssh.
+//! Sockets are touched here, in `tcp/`, `tls/` and `ssh.rs`, and nowhere else in this crate.
 //!
-//! What a peer can cost is bounded: the number of connections, the bytes of both queues, the length of
-//! the first frame, and the time in which a frame that has begun must come or go.
+//! What a peer can cost is bounded: the number of connections, and apart from them the number of those
+//! that have not said hello; the bytes of both queues, the length of the first frame, and the time in
+//! which the first frame, and later one that has begun, must come or go. The driver hears of a
+//! connection when its first frame is whole.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use strandline_wal::bug::planted;
 use strandline_wal::io::Clock;
 
+#[cfg(feature = "tls")]
+use super::tls::{Session, Tls, node_name};
 use super::{ConnId, Transport, TransportEvent};
 use crate::error::{Error, Result};
 use crate::message::{FRAME_HEADER_LEN, PAYLOAD_LEN_MAX};
 use crate::notify::Notifier;
 
+pub(super) mod channel;
 mod conn;
+mod strangers;
 
+use channel::Channel;
 use conn::Conn;
+use strangers::Strangers;
+
+pub use strangers::Refusals;
 
 /// Bytes that one direction of a connection may hold in this process.
 pub const QUEUE_LEN_MAX: usize = 16 << 20;
@@ -43,13 +57,23 @@ const _: () = assert!(BUFFER_COUNT_MAX * (512 << 10) <= QUEUE_LEN_MAX);
 pub struct TcpOptions {
     /// Where to listen; a port of 0 takes any. `None`: others cannot connect.
     pub listen: Option<SocketAddr>,
-    /// Addresses of nodes by name; a name that is an address need not stand here.
+    /// Addresses of nodes by name. A name that is an address need not stand here: `HOST:PORT`, and under
+    /// TLS `NODE@HOST:PORT` where the certificate there names the node and not the host.
     pub peers: BTreeMap<String, SocketAddr>,
+    /// Nodes that are reached through a command and not through a socket, by name: a program and its
+    /// arguments.
+    pub commands: BTreeMap<String, Vec<String>>,
+    /// Puts every connection but those of commands under TLS.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Arc<Tls>>,
     /// Most connections at a time, both ways together.
     pub conn_count_max: usize,
+    /// Most accepted connections besides that have not said hello.
+    pub stranger_count_max: usize,
     /// A connection comes up within this time, in milliseconds.
     pub connect_ms: u64,
-    /// The first frame of an accepted connection comes within this time, in milliseconds.
+    /// The first frame of an accepted connection comes within this time, authentication included, in
+    /// milliseconds.
     pub hello_ms: u64,
     /// Longest first frame of an accepted connection, in bytes.
     pub hello_len_max: usize,
@@ -65,13 +89,122 @@ impl Default for TcpOptions {
         TcpOptions {
             listen: None,
             peers: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            #[cfg(feature = "tls")]
+            tls: None,
             conn_count_max: 128,
+            stranger_count_max: 32,
             connect_ms: 5_000,
             hello_ms: 5_000,
             hello_len_max: 64 << 10,
             progress_ms: 30_000,
             drain_ms: 1_000,
         }
+    }
+}
+
+/// What to connect to.
+enum Target {
+    Socket {
+        /// An address, or a host and a port to look up.
+        address: Address,
+        /// Whose certificate must be there.
+        node: String,
+    },
+    Command(Vec<String>),
+}
+
+enum Address {
+    Known(SocketAddr),
+    #[cfg(feature = "tls")]
+    Named(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Socket { address, .. } => match address {
+                Address::Known(address) => write!(f, "{address}"),
+                #[cfg(feature = "tls")]
+                Address::Named(name) => f.write_str(name),
+            },
+            Target::Command(arguments) => write!(f, "{arguments:?}"),
+        }
+    }
+}
+
+impl TcpOptions {
+    fn is_plain(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_none();
+        #[cfg(not(feature = "tls"))]
+        true
+    }
+
+    fn check_address(&self, address: SocketAddr) -> Result<()> {
+        match address.ip().is_loopback() || !self.is_plain() || planted("tcp.loopback") {
+            true => Ok(()),
+            false => Err(Error::NotLoopback { address }),
+        }
+    }
+
+    fn target(&self, to: &str) -> Result<Target> {
+        if let Some(arguments) = self.commands.get(to) {
+            return Ok(Target::Command(arguments.clone()));
+        }
+        let unknown = || Error::UnknownPeer {
+            name: to.to_owned(),
+        };
+        let listed = self.peers.get(to).map(|address| (*address, to.to_owned()));
+        #[cfg(feature = "tls")]
+        if listed.is_none() && !self.is_plain() {
+            let at = to.split_once('@').map_or(to, |(_, at)| at);
+            let node = node_name(to).to_owned();
+            let address = match at.parse() {
+                Ok(address) => Address::Known(address),
+                Err(_) if at.contains(':') => Address::Named(at.to_owned()),
+                Err(_) => return Err(unknown()),
+            };
+            return Ok(Target::Socket { address, node });
+        }
+        let parsed = || to.parse().ok().map(|address| (address, String::new()));
+        let (address, node) = listed.or_else(parsed).ok_or_else(unknown)?;
+        self.check_address(address)?;
+        let address = Address::Known(address);
+        Ok(Target::Socket { address, node })
+    }
+
+    fn accept(&self, stream: TcpStream) -> io::Result<Channel> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return Ok(Channel::Tls(Box::new(Session::accept(tls, stream)?)));
+        }
+        Channel::plain(stream)
+    }
+
+    /// Connects to a socket; a handshake is left to do.
+    fn dial(&self, address: &Address, node: &str, timeout: Duration) -> io::Result<Channel> {
+        let stream = match address {
+            Address::Known(address) => TcpStream::connect_timeout(address, timeout)?,
+            #[cfg(feature = "tls")]
+            Address::Named(name) => {
+                use std::net::ToSocketAddrs;
+                let mut last = io::Error::from(io::ErrorKind::NotFound);
+                // The few addresses of a host, one after the other.
+                let found = name.to_socket_addrs()?.take(4).find_map(|address| {
+                    TcpStream::connect_timeout(&address, timeout)
+                        .map_err(|error| last = error)
+                        .ok()
+                });
+                found.ok_or(last)?
+            }
+        };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return Ok(Channel::Tls(Box::new(Session::dial(tls, stream, node)?)));
+        }
+        let _ = node;
+        Channel::plain(stream)
     }
 }
 
@@ -90,6 +223,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     notifier: Arc<Notifier>,
     inbox: Mutex<VecDeque<Arrival>>,
+    strangers: Strangers,
+    refusals: Arc<Refusals>,
     buffers: Mutex<Vec<Vec<u8>>>,
     conn_next: AtomicU64,
     conn_count: AtomicUsize,
@@ -126,6 +261,11 @@ impl Shared {
             .is_ok()
     }
 
+    /// Notes that a connection was refused before it belonged to anybody.
+    fn refuse(&self, from: SocketAddr, why: &str) {
+        self.refusals.note(self.now_ms(), from.ip(), why);
+    }
+
     fn conn_id(&self) -> ConnId {
         ConnId(self.conn_next.fetch_add(1, Ordering::Relaxed))
     }
@@ -147,6 +287,8 @@ impl TcpTransport {
             clock,
             notifier,
             inbox: Mutex::default(),
+            strangers: Strangers::default(),
+            refusals: Arc::default(),
             buffers: Mutex::default(),
             conn_next: AtomicU64::new(1),
             conn_count: AtomicUsize::new(0),
@@ -168,22 +310,21 @@ impl TcpTransport {
         self.listener.as_ref().map(|(address, _)| *address)
     }
 
+    /// Why connections were refused before they belonged to anybody.
+    pub fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(&self.shared.refusals)
+    }
+
     /// Whether no connection has a thread.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.shared.conn_count.load(Ordering::Acquire) == 0
+        self.shared.conn_count.load(Ordering::Acquire) == 0 && self.shared.strangers.is_empty()
     }
 
     /// Joins the threads of connections that have ended.
     fn reap(&mut self) {
         self.ending.retain(|conn| !conn.join_if_over());
-    }
-}
-
-fn check_loopback(address: SocketAddr) -> Result<()> {
-    match address.ip().is_loopback() {
-        true => Ok(()),
-        false => Err(Error::NotLoopback { address }),
+        self.shared.strangers.reap();
     }
 }
 
@@ -200,7 +341,7 @@ fn start_listener(
     shared: &Arc<Shared>,
     address: SocketAddr,
 ) -> Result<(SocketAddr, JoinHandle<()>)> {
-    check_loopback(address)?;
+    shared.options.check_address(address)?;
     let listener = TcpListener::bind(address).map_err(failed("listen on", address))?;
     let address = listener
         .local_addr()
@@ -223,12 +364,10 @@ fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
         }
         match accepted {
             // One too many is dropped without a word: it costs a stranger a connection and us nothing.
-            Ok((stream, peer)) if peer.ip().is_loopback() && shared.admit() => {
-                if let Ok(conn) = Conn::accepted(shared, stream) {
-                    shared.arrive(Arrival::Accepted(Arc::clone(&conn), peer));
-                    conn.start();
-                } else {
-                    shared.conn_count.fetch_sub(1, Ordering::AcqRel);
+            Ok((stream, from)) if shared.options.check_address(from).is_ok() => {
+                if let Ok(conn) = Conn::accepted(shared, stream, from) {
+                    let count_max = shared.options.stranger_count_max;
+                    shared.strangers.take_in(&conn, from.ip(), count_max);
                 }
             }
             Ok(_) => {}
@@ -240,13 +379,7 @@ fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
 
 impl Transport for TcpTransport {
     fn connect(&mut self, _now: u64, to: &str) -> Result<ConnId> {
-        // A name that is an address needs no list.
-        let listed = self.shared.options.peers.get(to).copied();
-        let address = listed.or_else(|| to.parse().ok());
-        let address = address.ok_or_else(|| Error::UnknownPeer {
-            name: to.to_owned(),
-        })?;
-        check_loopback(address)?;
+        let target = self.shared.options.target(to)?;
         if !self.shared.admit() {
             let limit = self.shared.options.conn_count_max;
             return Err(Error::Full {
@@ -254,7 +387,7 @@ impl Transport for TcpTransport {
                 limit,
             });
         }
-        let conn = Conn::connecting(&self.shared, to, address).inspect_err(|_| {
+        let conn = Conn::connecting(&self.shared, to, target).inspect_err(|_| {
             self.shared.conn_count.fetch_sub(1, Ordering::AcqRel);
         })?;
         let id = conn.id();
@@ -290,10 +423,10 @@ impl Transport for TcpTransport {
                 return None;
             };
             match arrival {
-                Arrival::Accepted(conn, peer) => {
+                Arrival::Accepted(conn, from) => {
                     let id = conn.id();
                     self.conns.insert(id, conn);
-                    return Some(TransportEvent::Accepted(id, peer.to_string()));
+                    return Some(TransportEvent::Accepted(id, from.to_string()));
                 }
                 Arrival::Event(event) => {
                     let id = match &event {
@@ -325,6 +458,12 @@ impl Transport for TcpTransport {
         }
     }
 
+    fn may_claim(&self, conn: ConnId, name: &str) -> bool {
+        self.conns
+            .get(&conn)
+            .is_none_or(|conn| conn.may_claim(name))
+    }
+
     fn due_ms(&self) -> Option<u64> {
         None
     }
@@ -345,6 +484,10 @@ impl Drop for TcpTransport {
         }
         self.ending
             .extend(std::mem::take(&mut self.conns).into_values());
+        // A stranger whose first frame came just now is in both lists or in the second one.
+        let strangers = self.shared.strangers.leave();
+        strangers.iter().for_each(|conn| conn.abort());
+        strangers.into_iter().for_each(|conn| conn.join());
         self.ending.iter().for_each(|conn| conn.abort());
         self.ending.drain(..).for_each(|conn| conn.join());
     }

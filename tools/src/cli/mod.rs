@@ -1,11 +1,14 @@
 //! The verbs of `strandline`: reading the command line and saying what was done.
 
+mod certs;
 mod files;
 mod keys;
+mod links;
 mod node;
 mod repair;
 mod salvage;
 mod show;
+mod stdio;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -53,6 +56,9 @@ enum Verb {
     Promote(node::Promote),
     /// Print role, epoch and positions of a directory or of a running node
     Status(node::Status),
+    /// Make certificates for connections beyond loopback
+    #[command(subcommand)]
+    Certs(certs::Certs),
     /// Check every byte and name what is damaged
     Verify(show::Verify),
     /// Check every byte, no faster than asked
@@ -96,6 +102,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Follow(verb) => verb.run(),
         Verb::Promote(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
+        Verb::Certs(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
         Verb::Scrub(verb) => verb.run(),
         Verb::Checkpoint(verb) => verb.run(),

@@ -1,15 +1,18 @@
 //! `serve`, `follow`, `promote` and `status`: a node among others.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use strandline::replica::{FollowStatus, Promote as How, remote_status};
+use strandline::replica::{FollowStatus, Links, Promote as How, Server, remote_status_by};
 use strandline::{Database, NodeRole, Options, Position, ShardRouter};
 use strandline_wal::io::Env;
 
+use super::links::LinkArgs;
+use super::stdio;
 use crate::failure::{Exit, Failure, Result};
 use crate::inspect::diff::ends;
 use crate::inspect::store::{self, DatasetFiles};
@@ -25,10 +28,22 @@ const POLL: Duration = Duration::from_millis(100);
 pub struct Serve {
     #[command(flatten)]
     place: Place,
-    /// Address to listen on: loopback only, because connections are not authenticated; port 0 takes
-    /// a free one
+    /// Address to listen on: loopback only, because connections are not authenticated, unless there is
+    /// a certificate; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     listen: String,
+    /// HOST:PORT at which other nodes reach this one [default: where it listens]
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<String>,
+    #[command(flatten)]
+    links: LinkArgs,
+    /// Serve one connection on standard input and output, as ssh gives it
+    #[arg(long, conflicts_with_all = ["listen", "advertise", "tls_cert"])]
+    stdio: bool,
+    /// With --stdio, the loopback address of a running node: the connection is handed on to it, and the
+    /// directory, which it has open, is not touched
+    #[arg(long, value_name = "ADDR", requires = "stdio")]
+    to: Option<SocketAddr>,
     #[command(flatten)]
     writing: Writing,
     /// Bytes per second to read of what is stored, to find damage before it is asked for; 0: none
@@ -38,19 +53,50 @@ pub struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<Exit> {
-        let mut ending = Ending::prepare()?;
+        if let Some(to) = self.to {
+            stdio::hand_on(to)?;
+            return Ok(Exit::Ok);
+        }
+        // A connection that was cut off ends the process; nothing else should be needed to.
+        let ending = match self.stdio {
+            true => None,
+            false => Some(Ending::prepare()?),
+        };
         open::datasets(&Env::real_pread(), &self.place.dir)?;
         let writing = Writing {
             scrub_rate: self.scrub_rate,
+            links: Links {
+                advertise: self.advertise,
+                ..self.links.read()?
+            },
             ..self.writing
         };
         let (database, _) = writing.open(&self.place)?;
         let server = database.serve(&self.listen)?;
-        say(&format!("listening {}", server.address()))?;
-        ending.wait();
+        match ending {
+            Some(mut ending) => {
+                say(&format!("listening {}", server.address()))?;
+                wait(&mut ending, &server);
+            }
+            None => stdio::hand_on(server.address())?,
+        }
         server.stop();
         database.close()?;
         Ok(Exit::Ok)
+    }
+}
+
+/// Waits for a signal and tells meanwhile who was refused.
+fn wait(ending: &mut Ending, server: &Server) {
+    while !ending.has_come() {
+        tell_refusals(server);
+        std::thread::sleep(POLL);
+    }
+}
+
+fn tell_refusals(server: &Server) {
+    for line in server.refusals() {
+        eprintln!("{line}");
     }
 }
 
@@ -68,11 +114,20 @@ pub struct Follow {
     #[command(flatten)]
     place: Place,
     /// The leader's address
-    #[arg(long, value_name = "ADDR")]
-    leader: String,
+    #[arg(long, value_name = "ADDR", required_unless_present = "command")]
+    leader: Option<String>,
+    /// A command whose standard input and output are the connection to the leader, and its arguments, as:
+    /// -- ssh HOST strandline serve --stdio DIR
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "leader")]
+    command: Vec<String>,
     /// Address to listen on for status calls and promotions of others
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     listen: String,
+    /// HOST:PORT at which other nodes reach this one [default: where it listens]
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<String>,
+    #[command(flatten)]
+    links: LinkArgs,
     /// Mend damaged files by what the leader has: those that the start meets, and those that a scrub
     /// finds
     #[arg(long)]
@@ -85,12 +140,13 @@ pub struct Follow {
 impl Follow {
     pub(super) fn run(self) -> Result<Exit> {
         let mut ending = Ending::prepare()?;
-        let Some(options) = self.options(&mut ending)? else {
+        let (leader, links) = self.links()?;
+        let Some(options) = self.options(&mut ending, &leader, links)? else {
             return Ok(Exit::Ok);
         };
         let database = options.open(&self.place.dir)?;
         let server = database.serve(&self.listen)?;
-        let following = database.follow(&self.leader, &self.place.dataset)?;
+        let following = database.follow(&leader, &self.place.dataset)?;
         say(&format!("listening {}", server.address()))?;
         let mut told = FollowStatus::default();
         let mut told_heals = 0;
@@ -98,6 +154,7 @@ impl Follow {
             let now = following.status();
             tell(&told, &now);
             told = now;
+            tell_refusals(&server);
             let heal_count = database.stats().heal_count;
             if heal_count > told_heals
                 && let Some(Ok(report)) = database.last_heal()
@@ -116,9 +173,23 @@ impl Follow {
         Ok(Exit::Ok)
     }
 
+    /// The leader's name, and how it is reached.
+    fn links(&self) -> Result<(String, Links)> {
+        let mut links = Links {
+            advertise: self.advertise.clone(),
+            ..self.links.read()?
+        };
+        if let Some(leader) = &self.leader {
+            return Ok((leader.clone(), links));
+        }
+        let name = self.command.join(" ");
+        links.commands.insert(name.clone(), self.command.clone());
+        Ok((name, links))
+    }
+
     /// The settings of what is stored; of a new copy, with as many shards as the leader has. `None`
     /// where a signal came before the leader answered.
-    fn options(&self, ending: &mut Ending) -> Result<Option<Options>> {
+    fn options(&self, ending: &mut Ending, leader: &str, links: Links) -> Result<Option<Options>> {
         let root = &self.place.dir;
         let stored = match follower_options(root) {
             // What the open meets and mends; the leader tells the layout.
@@ -128,18 +199,19 @@ impl Follow {
         let is_whole = stored.is_some();
         let mut options = Options {
             scrub_rate: self.scrub_rate,
+            links,
             ..stored.unwrap_or_default()
         };
         options.node.role = NodeRole::Follower;
         if self.heal {
-            options.heal_from = vec![self.leader.clone()];
+            options.heal_from = vec![leader.to_owned()];
         }
         if is_whole && is_stored(root, &self.place.dataset)? {
             return Ok(Some(options));
         }
         let mut is_told = false;
         loop {
-            match remote_status(&self.leader, &self.place.dataset) {
+            match remote_status_by(leader, &self.place.dataset, &options.links) {
                 Ok(status) => {
                     let shards = u16::try_from(status.positions.len()).unwrap_or(u16::MAX);
                     if shards > 1 {
@@ -149,7 +221,7 @@ impl Follow {
                 }
                 Err(error) if !is_told => {
                     is_told = true;
-                    eprintln!("waiting for {}: {error}", self.leader);
+                    eprintln!("waiting for {leader}: {error}");
                 }
                 Err(_) => {}
             }
@@ -223,6 +295,11 @@ pub struct Promote {
     /// Go on serving at this address until SIGINT or SIGTERM
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// HOST:PORT at which other nodes reach this one [default: where it listens]
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<String>,
+    #[command(flatten)]
+    links: LinkArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -233,7 +310,12 @@ impl Promote {
         let mut ending = Ending::prepare()?;
         let root = &self.place.dir;
         open::datasets(&Env::real_pread(), root)?;
-        let database = follower_options(root)?.open(root)?;
+        let mut options = follower_options(root)?;
+        options.links = Links {
+            advertise: self.advertise.clone(),
+            ..self.links.read()?
+        };
+        let database = options.open(root)?;
         let dataset = open::dataset(&database, &self.place.dataset)?;
         let listen = self.listen.as_deref().unwrap_or("127.0.0.1:0");
         let server = database.serve(listen)?;
@@ -259,7 +341,7 @@ impl Promote {
         }
         if self.listen.is_some() {
             say(&format!("listening {}", server.address()))?;
-            ending.wait();
+            wait(&mut ending, &server);
         }
         server.stop();
         database.close()?;
@@ -272,6 +354,8 @@ impl Promote {
 pub struct Status {
     /// A database directory, or the address of a running node
     target: String,
+    #[command(flatten)]
+    links: LinkArgs,
     /// The dataset [default: of a directory, all; of a node, primary]
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
@@ -311,7 +395,7 @@ impl Status {
 
     fn remote(&self) -> Result<Standing> {
         let dataset = self.dataset.clone().unwrap_or_default();
-        let status = remote_status(&self.target, &dataset)?;
+        let status = remote_status_by(&self.target, &dataset, &self.links.read()?)?;
         let named = strandline::DatasetId::new(&dataset).map_err(Failure::usage)?;
         Ok(Standing {
             dataset: named.to_string(),

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use strandline::repair::{RepairReport, RepairedDataset, repair, repair_from};
+use strandline::repair::{RepairReport, RepairedDataset, repair, repair_from_by};
 use strandline_wal::io::Env;
 
+use super::links::LinkArgs;
 use crate::failure::{Exit, Result};
 use crate::{open, text};
 
@@ -24,6 +25,8 @@ pub struct Repair {
         conflicts_with = "copy"
     )]
     from: Option<String>,
+    #[command(flatten)]
+    links: LinkArgs,
     /// Directory of an intact copy: a checkpoint of another node, or its closed database
     #[arg(long, value_name = "DIR")]
     copy: Option<PathBuf>,
@@ -36,7 +39,12 @@ impl Repair {
     pub(super) fn run(self) -> Result<Exit> {
         let env = Env::real_pread();
         let report = match (&self.from, &self.copy) {
-            (Some(peer), _) => repair_from(&self.dir, std::slice::from_ref(peer), &env)?,
+            (Some(peer), _) => repair_from_by(
+                &self.dir,
+                std::slice::from_ref(peer),
+                &self.links.read()?,
+                &env,
+            )?,
             (None, copy) => {
                 let copy = copy.as_deref().unwrap_or(Path::new(""));
                 repair(&self.dir, copy, &env)?

@@ -5,6 +5,8 @@
     reason = "a failure here is a failure of the test"
 )]
 
+pub mod node;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

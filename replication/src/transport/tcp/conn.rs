@@ -1,8 +1,11 @@
-//! One TCP connection: its two threads, its two bounded queues, its deadlines.
+//! One connection: its two threads, its two bounded queues, its deadlines.
+//!
+//! An accepted one is a stranger until its first frame is whole: it has one thread, and nobody hears of
+//! it but the list of refusals.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,16 +14,17 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Arrival, QUEUE_LEN_MAX, Shared};
+use super::channel::{Channel, READ_STEP, Written, is_timeout};
+use super::{Arrival, QUEUE_LEN_MAX, Shared, Target};
 use crate::error::{Error, Result};
 use crate::message::FRAME_HEADER_LEN;
 use crate::message::frame::payload_len;
+use crate::transport::ssh::Command;
 use crate::transport::{ConnId, TransportEvent};
 
-/// How often a blocked read looks at its deadline.
-const READ_STEP: Duration = Duration::from_millis(500);
-/// How often a blocked write looks at its deadline; also the longest that a send may hold its caller.
-const WRITE_STEP: Duration = Duration::from_millis(5);
+/// Who was refused is read for so long, in milliseconds, that it gets to know why: a socket that is
+/// closed with unread bytes takes back what was sent to it.
+const LINGER_MS: u64 = 250;
 /// Frames up to this length are written by whoever sends them, which saves a thread's waking.
 const INLINE_LEN_MAX: usize = 64 << 10;
 /// A body is allocated in steps of this as its bytes come: a stated length alone costs nothing.
@@ -29,15 +33,19 @@ const BODY_STEP: usize = 256 << 10;
 pub(super) struct Conn {
     id: ConnId,
     peer: String,
-    accepted: bool,
+    // Where it was accepted from.
+    from: Option<SocketAddr>,
+    began_ms: u64,
     shared: Arc<Shared>,
-    stream: OnceLock<TcpStream>,
+    channel: OnceLock<Channel>,
     out: Mutex<Out>,
     out_changed: Condvar,
     // Bytes of frames that came and were not taken yet.
     waiting: Mutex<usize>,
     waiting_changed: Condvar,
     aborted: AtomicBool,
+    // It was accepted, or connected to, and has a place among the connections.
+    known: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -52,33 +60,40 @@ struct Out {
 }
 
 impl Conn {
-    pub fn accepted(shared: &Arc<Shared>, stream: TcpStream) -> io::Result<Arc<Conn>> {
-        prepare(&stream)?;
-        let conn = Conn::new(shared, "a stranger", true);
-        conn.stream.set(stream).expect("it is new");
+    pub fn accepted(
+        shared: &Arc<Shared>,
+        stream: TcpStream,
+        from: SocketAddr,
+    ) -> io::Result<Arc<Conn>> {
+        let conn = Conn::new(shared, "a stranger", Some(from));
+        let channel = shared.options.accept(stream)?;
+        assert!(conn.channel.set(channel).is_ok(), "it is new");
         Ok(conn)
     }
 
-    /// Connects in the background.
-    pub fn connecting(shared: &Arc<Shared>, to: &str, address: SocketAddr) -> Result<Arc<Conn>> {
-        let conn = Conn::new(shared, to, false);
+    /// Connects in the background. It has its place already.
+    pub fn connecting(shared: &Arc<Shared>, to: &str, target: Target) -> Result<Arc<Conn>> {
+        let conn = Conn::new(shared, to, None);
+        conn.known.store(true, Ordering::Release);
         let own = Arc::clone(&conn);
-        conn.spawn("repl-write", move || own.connect(address))?;
+        conn.spawn("repl-write", move || own.connect(target))?;
         Ok(conn)
     }
 
-    fn new(shared: &Arc<Shared>, peer: &str, accepted: bool) -> Arc<Conn> {
+    fn new(shared: &Arc<Shared>, peer: &str, from: Option<SocketAddr>) -> Arc<Conn> {
         Arc::new(Conn {
             id: shared.conn_id(),
             peer: peer.to_owned(),
-            accepted,
+            from,
+            began_ms: shared.now_ms(),
             shared: Arc::clone(shared),
-            stream: OnceLock::new(),
+            channel: OnceLock::new(),
             out: Mutex::default(),
             out_changed: Condvar::new(),
             waiting: Mutex::new(0),
             waiting_changed: Condvar::new(),
             aborted: AtomicBool::new(false),
+            known: AtomicBool::new(false),
             threads: Mutex::default(),
         })
     }
@@ -87,15 +102,108 @@ impl Conn {
         self.id
     }
 
-    /// Starts the threads of an accepted connection.
-    pub fn start(self: &Arc<Conn>) {
-        let (reader, writer) = (Arc::clone(self), Arc::clone(self));
-        let started = self
-            .spawn("repl-write", move || writer.write_all())
-            .and_then(|()| self.spawn("repl-read", move || reader.read_all()));
-        if let Err(why) = started {
+    pub fn is_stranger(&self) -> bool {
+        !self.known.load(Ordering::Acquire)
+    }
+
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Acquire)
+    }
+
+    /// Whether the peer may call itself so, as far as its authentication says.
+    pub fn may_claim(&self, name: &str) -> bool {
+        match self.channel.get() {
+            #[cfg(feature = "tls")]
+            Some(Channel::Tls(session)) => {
+                let may = session.may_claim(name);
+                if let Some(from) = self.from.filter(|_| !may) {
+                    let why =
+                        format!("it calls itself {name:?}, which its certificate does not say");
+                    self.shared.refuse(from, &why);
+                }
+                may
+            }
+            _ => {
+                let _ = name;
+                true
+            }
+        }
+    }
+
+    /// Starts the thread of an accepted connection; `false` where there is none to be had.
+    pub fn start(self: &Arc<Conn>) -> bool {
+        let own = Arc::clone(self);
+        self.spawn("repl-read", move || own.greet()).is_ok()
+    }
+
+    /// The life of an accepted connection.
+    fn greet(self: &Arc<Conn>) {
+        let from = self.from.expect("it was accepted");
+        let admitted = self.handshake(self.shared.options.hello_ms).and_then(|()| {
+            let frame = self.read_frame(true)?;
+            let limit = self.shared.options.conn_count_max;
+            let full = Error::Full {
+                what: "connection table",
+                limit,
+            };
+            self.shared.admit().then_some(frame).ok_or(full)
+        });
+        let frame = match admitted {
+            Ok(frame) => frame,
+            Err(why) => {
+                // One that says nothing and goes is a look at the port, and one that was aborted made
+                // room: there is nothing to act on.
+                if !self.is_aborted() {
+                    self.shared.refuse(from, &text_of(&why));
+                    self.linger();
+                }
+                return self.fail(why);
+            }
+        };
+        // From here on it is the driver's.
+        self.shared
+            .arrive(Arrival::Accepted(Arc::clone(self), from));
+        // Afterwards: whoever takes it off the strangers must find it there.
+        self.known.store(true, Ordering::Release);
+        let writer = Arc::clone(self);
+        if let Err(why) = self.spawn("repl-write", move || writer.write_all()) {
             self.fail(why);
-            self.leave();
+            return self.leave();
+        }
+        if let Some(frame) = frame {
+            self.deliver(frame);
+        }
+        self.read_all();
+    }
+
+    /// Authenticates both ends, where that is what the connection does.
+    fn handshake(&self, within_ms: u64) -> Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(Channel::Tls(session)) = self.channel.get() {
+            let end_ms = self.began_ms + within_ms;
+            let is_late = || self.shared.now_ms() > end_ms || self.is_aborted();
+            return session
+                .handshake(is_late)
+                .map_err(|error| Error::unreachable(&self.peer, error.to_string()));
+        }
+        let _ = within_ms;
+        Ok(())
+    }
+
+    /// Reads what a refused peer still sends, briefly.
+    fn linger(&self) {
+        let channel = self.channel.get().expect("it is connected");
+        channel.end_writes();
+        let end_ms = self.shared.now_ms() + LINGER_MS;
+        let mut rest = [0; 4096];
+        let mut left = self.shared.options.hello_len_max;
+        while left > 0 && self.shared.now_ms() < end_ms {
+            match channel.read_raw(&mut rest) {
+                Ok(0) => return,
+                Ok(n) => left = left.saturating_sub(n),
+                Err(error) if is_timeout(&error) => {}
+                Err(_) => return,
+            }
         }
     }
 
@@ -108,32 +216,32 @@ impl Conn {
         Ok(())
     }
 
-    fn connect(self: &Arc<Conn>, address: SocketAddr) {
+    fn connect(self: &Arc<Conn>, target: Target) {
         let timeout = Duration::from_millis(self.shared.options.connect_ms);
-        let connected = TcpStream::connect_timeout(&address, timeout).and_then(|stream| {
-            prepare(&stream)?;
-            Ok(stream)
+        let connected = match &target {
+            Target::Socket { address, node } => self.shared.options.dial(address, node, timeout),
+            Target::Command(arguments) => Command::start(arguments).map(Channel::Command),
+        };
+        let failed = |error| {
+            let what = format!("connect to {target}: {error}");
+            Error::unreachable(&self.peer, what)
+        };
+        let opened = connected.map_err(failed).and_then(|channel| {
+            assert!(self.channel.set(channel).is_ok(), "it is set once");
+            if self.is_aborted() {
+                return Err(Error::unreachable(&self.peer, "the connection ended"));
+            }
+            self.handshake(self.shared.options.connect_ms)?;
+            let reader = Arc::clone(self);
+            self.spawn("repl-read", move || reader.read_all())
         });
-        match connected {
-            Ok(stream) => {
-                self.stream.set(stream).expect("it is set once");
-                let reader = Arc::clone(self);
-                if let Err(why) = self.spawn("repl-read", move || reader.read_all()) {
-                    self.fail(why);
-                    return self.leave();
-                }
-                self.shared
-                    .arrive(Arrival::Event(TransportEvent::Opened(self.id)));
-                self.write_all();
-            }
-            Err(error) => {
-                self.fail(Error::unreachable(
-                    &self.peer,
-                    format!("connect to {address}: {error}"),
-                ));
-                self.leave();
-            }
+        if let Err(why) = opened {
+            self.fail(why);
+            return self.leave();
         }
+        self.shared
+            .arrive(Arrival::Event(TransportEvent::Opened(self.id)));
+        self.write_all();
     }
 
     /// Queues a frame, or writes it at once where nothing is before it.
@@ -150,13 +258,14 @@ impl Conn {
         }
         let mut frame = frame;
         let idle = out.frames.is_empty() && !out.writing && frame.len() <= INLINE_LEN_MAX;
-        if let Some(mut stream) = self.stream.get().filter(|_| idle) {
+        if let Some(channel) = self.channel.get().filter(|_| idle) {
             // At most one step of waiting; a failure is found again by the thread, which reports it.
-            let written = stream.write(&frame).unwrap_or(0);
-            if written == frame.len() {
+            let taken = channel.write(&frame).unwrap_or_default().taken;
+            if taken == frame.len() && channel.is_flushed() {
                 return Ok(());
             }
-            frame.drain(..written);
+            // What is left of it; an empty one makes the thread send what was taken.
+            frame.drain(..taken);
         }
         out.len += frame.len();
         out.frames.push_back(frame);
@@ -187,17 +296,19 @@ impl Conn {
         self.out.lock().over = true;
         self.out_changed.notify_one();
         self.waiting_changed.notify_one();
-        if let Some(stream) = self.stream.get() {
-            // It may have ended already.
-            let _ = stream.shutdown(Shutdown::Both);
+        if let Some(channel) = self.channel.get() {
+            channel.end();
         }
     }
 
     pub fn join(&self) {
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
+        // A thread may start the other one before it ends.
+        while let Some(thread) = { self.threads.lock().pop() } {
             // A panic of ours was printed by the thread; there is nobody to hand it to.
             let _ = thread.join();
+        }
+        if let Some(channel) = self.channel.get() {
+            channel.reap();
         }
     }
 
@@ -221,10 +332,10 @@ impl Conn {
             std::mem::replace(&mut out.over, true) || out.closing_since.is_some()
         };
         self.out_changed.notify_one();
-        if let Some(stream) = self.stream.get() {
-            let _ = stream.shutdown(Shutdown::Both);
+        if let Some(channel) = self.channel.get() {
+            channel.end();
         }
-        if !silent {
+        if !silent && !self.is_stranger() {
             self.shared
                 .arrive(Arrival::Event(TransportEvent::Closed(self.id, why)));
         }
@@ -236,7 +347,7 @@ impl Conn {
     }
 
     fn write_all(self: &Arc<Conn>) {
-        let stream = self.stream.get().expect("it is connected");
+        let channel = self.channel.get().expect("it is connected");
         loop {
             let frame = {
                 let mut out = self.out.lock();
@@ -253,7 +364,7 @@ impl Conn {
                 out.writing = true;
                 frame
             };
-            let written = self.write(stream, &frame);
+            let written = self.write(channel, &frame);
             self.out.lock().len -= frame.len();
             if let Err(why) = written {
                 return self.fail(why);
@@ -262,43 +373,43 @@ impl Conn {
             self.shared.notifier.notify();
         }
         // The peer reads to the end of what was sent; the reader waits for it to close.
-        let _ = stream.shutdown(Shutdown::Write);
+        channel.end_writes();
     }
 
     /// Writes one frame, as long as some of it goes.
-    fn write(&self, mut stream: &TcpStream, mut bytes: &[u8]) -> Result<()> {
+    fn write(&self, channel: &Channel, mut bytes: &[u8]) -> Result<()> {
         let mut moved_ms = self.shared.now_ms();
-        while !bytes.is_empty() {
-            match stream.write(bytes) {
-                Ok(0) => return Err(Error::unreachable(&self.peer, "the connection ended")),
-                Ok(n) => {
-                    bytes = &bytes[n..];
-                    moved_ms = self.shared.now_ms();
-                }
-                Err(error) if is_timeout(&error) => {
-                    let (now, options) = (self.shared.now_ms(), &self.shared.options);
-                    let closing = self.out.lock().closing_since;
-                    let drained = closing.is_some_and(|since| now > since + options.drain_ms);
-                    if drained || now > moved_ms + options.progress_ms {
-                        return Err(Error::unreachable(&self.peer, "it takes no more bytes"));
-                    }
-                }
+        while !bytes.is_empty() || !channel.is_flushed() {
+            let written = match channel.write(bytes) {
+                Ok(written) => written,
+                Err(error) if is_timeout(&error) => Written::default(),
                 Err(error) => return Err(Error::unreachable(&self.peer, error.to_string())),
+            };
+            bytes = &bytes[written.taken..];
+            let (now, options) = (self.shared.now_ms(), &self.shared.options);
+            if written.went > 0 {
+                moved_ms = now;
+                continue;
+            }
+            let closing = self.out.lock().closing_since;
+            let drained = closing.is_some_and(|since| now > since + options.drain_ms);
+            if drained || now > moved_ms + options.progress_ms {
+                return Err(Error::unreachable(&self.peer, "it takes no more bytes"));
             }
         }
         Ok(())
     }
 
     fn read_all(self: &Arc<Conn>) {
-        let mut first = self.accepted;
         let why = loop {
-            match self.read_frame(first) {
+            match self.read_frame(false) {
                 Ok(Some(frame)) => self.deliver(frame),
                 Ok(None) => {}
                 Err(why) => break why,
             }
-            first = false;
         };
+        let ended = self.channel.get().and_then(Channel::ended);
+        let why = ended.map_or(why, |what| Error::unreachable(&self.peer, what));
         self.fail(why);
         self.leave();
     }
@@ -307,14 +418,19 @@ impl Conn {
     fn read_frame(&self, first: bool) -> Result<Option<Vec<u8>>> {
         let options = &self.shared.options;
         // A first frame has begun when the connection has.
-        let mut began_ms = first.then(|| self.shared.now_ms());
+        let mut began_ms = first.then_some(self.began_ms);
         let limit_ms = if first {
             options.hello_ms
         } else {
             options.progress_ms
         };
         let mut frame = Vec::with_capacity(FRAME_HEADER_LEN);
-        self.fill(&mut frame, 0..FRAME_HEADER_LEN, &mut began_ms, limit_ms)?;
+        let filled = self.fill(&mut frame, 0..FRAME_HEADER_LEN, &mut began_ms, limit_ms);
+        if is_tls(&frame) {
+            let what = "it speaks TLS: start this node with a certificate, or it without";
+            return Err(Error::unreachable(&self.peer, what));
+        }
+        filled?;
         let len = payload_len(&frame)?;
         if first && len > options.hello_len_max {
             let (expected, found) = (
@@ -350,7 +466,7 @@ impl Conn {
         began_ms: &mut Option<u64>,
         limit_ms: u64,
     ) -> Result<()> {
-        let mut stream = self.stream.get().expect("it is connected");
+        let channel = self.channel.get().expect("it is connected");
         let Range {
             start: mut at,
             end: len,
@@ -359,7 +475,7 @@ impl Conn {
             frame.resize(len, 0);
         }
         while at < len {
-            let read = stream.read(&mut frame[at..len]);
+            let read = channel.read(&mut frame[at..len]);
             let now = self.shared.now_ms();
             match read {
                 Ok(0) => return Err(Error::unreachable(&self.peer, "it closed the connection")),
@@ -405,15 +521,24 @@ fn cost(frame_len: usize) -> usize {
     frame_len + 256
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(READ_STEP))?;
-    stream.set_write_timeout(Some(WRITE_STEP))
+/// Why a stranger is refused: nobody tries that again here.
+fn text_of(why: &Error) -> String {
+    match why {
+        Error::Unreachable { what, .. } => what.clone(),
+        why => why.to_string(),
+    }
 }
 
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-    )
+/// Whether what came first is a record of TLS and no frame: a client's greeting, or an alert.
+fn is_tls(frame: &[u8]) -> bool {
+    match frame {
+        // Handshake, version, record length; client hello, its length: the two lengths agree.
+        [0x16, 3, 0..=4, high, low, 1, 0, inner_high, inner_low, ..] => {
+            let (outer, inner) = ([*high, *low], [*inner_high, *inner_low]);
+            u32::from(u16::from_be_bytes(outer)) == u32::from(u16::from_be_bytes(inner)) + 4
+        }
+        // An alert of two bytes, and nothing after it.
+        [0x15, 3, 0..=4, 0, 2, _, _, rest @ ..] => rest.iter().all(|byte| *byte == 0),
+        _ => false,
+    }
 }
