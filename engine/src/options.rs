@@ -50,6 +50,17 @@ impl Durability {
     }
 }
 
+/// What becomes of a write that too few followers confirmed in time.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum AckPolicy {
+    /// It is not acknowledged: [`Error::Unacknowledged`], durable here, its copies unknown.
+    #[default]
+    Refuse,
+    /// It is acknowledged as [`Durability::Disk`] and counted:
+    /// [`crate::stats::DatasetStats::degraded_acks`].
+    Degrade,
+}
+
 /// Who does background work: flushes, compaction, pre-zeroed files.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Background {
@@ -115,6 +126,8 @@ pub struct Options {
     pub follower_log_len_max: u64,
     /// How long a write waits for followers, in milliseconds. Default 10 000; 1 to 3 600 000.
     pub ack_timeout_ms: u64,
+    /// What becomes of a write that too few followers confirmed in that time. Default: it is refused.
+    pub ack_policy: AckPolicy,
     /// Who does background work. Default: a thread.
     pub background: Background,
     /// What this node is. Default: a single node, shard 0, region 0.
@@ -143,6 +156,7 @@ impl Default for Options {
             heal_from: Vec::new(),
             follower_log_len_max: 1 << 30,
             ack_timeout_ms: 10_000,
+            ack_policy: AckPolicy::Refuse,
             background: Background::Thread,
             node: NodeConfig::default(),
             create: true,
