@@ -40,6 +40,7 @@ pub mod files;
 pub mod iter;
 mod keyspace;
 pub mod manifest;
+pub mod metrics;
 mod node;
 pub mod options;
 pub mod repair;

@@ -125,8 +125,8 @@ impl Pending {
         Acked { level, token }
     }
 
-    /// Waits for the sync here, in this thread.
-    fn sync(&self) -> Result<()> {
+    /// Brings it to the local part of its level, in this thread.
+    fn reach(&self) -> Result<()> {
         self.store.reach(self.token.timestamp(), self.level)
     }
 }
@@ -153,7 +153,7 @@ impl CommitTicket {
             })?;
         } else {
             // No disk is waited for.
-            pending.sync()?;
+            pending.reach()?;
             slot.complete(Ok(pending.acked(pending.level)));
         }
         Ok(ticket)
@@ -178,7 +178,7 @@ impl CommitTicket {
             return outcome;
         }
         let pending = self.pending;
-        pending.sync()?;
+        pending.reach()?;
         let level = self.dataset.acks.wait(&pending)?;
         Ok(pending.acked(level))
     }
@@ -242,7 +242,7 @@ impl Tickets {
         }
         if queue.waiting.len() >= TICKET_COUNT_MAX {
             drop(queue);
-            waiting.pending.sync()?;
+            waiting.pending.reach()?;
             queue = self.queue.lock();
         }
         if queue.thread.is_none() && background == Background::Thread {
@@ -295,7 +295,7 @@ impl Tickets {
             let is_same = |other: &&(Arc<Store>, _)| Arc::ptr_eq(&other.0, &pending.store);
             let outcome = match failed.iter().find(is_same) {
                 Some((_, error)) => Err(error.clone()),
-                None => unless!("ticket.sync", pending.sync()),
+                None => unless!("ticket.sync", pending.reach()),
             };
             match outcome {
                 Err(error) => {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use strandline_wal::bug::planted;
+use strandline_wal::unless;
 use strandline_wal::{Epoch, Hlc, ShardId};
 
 use crate::dataset::Dataset;
@@ -257,7 +258,7 @@ fn check(store: &Store, token: &WriteToken, arrival: Arrival) -> Result<Option<A
     let is_unsynced = arrival == Arrival::Durable && log.synced_seq() < token.seq;
     if store.role() == Role::Leader && (is_hidden && arrival == Arrival::Applied || is_unsynced) {
         // Its own, of a ticket that is under way.
-        store.sync()?;
+        unless!("token.sync", store.sync())?;
     }
     let here = match arrival {
         Arrival::Received => log.last_seq(),
@@ -271,10 +272,12 @@ fn check(store: &Store, token: &WriteToken, arrival: Arrival) -> Result<Option<A
 /// that number has there, or a later one began before it.
 fn lost(epochs: &[EpochEntry], token: &WriteToken) -> Option<u64> {
     let is_other = |entry: &&EpochEntry| {
-        entry.epoch > token.epoch || (entry.epoch == token.epoch && entry.leader != token.leader)
+        let is_later = entry.epoch > token.epoch && !planted("token.fork");
+        let is_claim = entry.epoch == token.epoch && entry.leader != token.leader;
+        is_later || (is_claim && !planted("token.claim"))
     };
     let other = epochs.iter().find(is_other)?;
-    let is_lost = other.first_seq <= token.seq && !planted("token.fork");
+    let is_lost = other.first_seq <= token.seq;
     is_lost.then(|| other.first_seq.saturating_sub(1))
 }
 
