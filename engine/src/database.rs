@@ -28,6 +28,7 @@ use crate::stats::DatabaseStats;
 use crate::store::recover::Opening;
 use crate::store::{Role, Shared};
 use crate::table::BlockCache;
+use crate::ticket::Tickets;
 
 /// An open database. Clones are the same database; the last one dropped closes it.
 #[derive(Clone)]
@@ -44,6 +45,7 @@ pub(crate) struct Inner {
     scrubber: Mutex<Option<Scrubber>>,
     heals: Mutex<Heals>,
     hub: Mutex<Option<Arc<Hub>>>,
+    tickets: Arc<Tickets>,
     closed: AtomicBool,
     // Released last.
     lock: Mutex<Option<Box<dyn Lock>>>,
@@ -186,6 +188,7 @@ impl Database {
             wake: Arc::new(move || ring.ring()),
             node,
             hook: Arc::default(),
+            arrivals: Arc::default(),
             env,
         };
         let datasets: Arc<Mutex<BTreeMap<DatasetId, Arc<DatasetInner>>>> = Arc::default();
@@ -211,6 +214,7 @@ impl Database {
             scrubber: Mutex::default(),
             heals: Mutex::default(),
             hub: Mutex::default(),
+            tickets: Arc::default(),
             closed: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
         };
@@ -455,6 +459,11 @@ impl Database {
         self.inner.shared.node.node
     }
 
+    /// Commits that nobody waits for.
+    pub(crate) fn tickets(&self) -> &Arc<Tickets> {
+        &self.inner.tickets
+    }
+
     pub(crate) fn env(&self) -> &Env {
         &self.inner.shared.env
     }
@@ -481,6 +490,7 @@ impl Database {
     /// # Errors
     /// The first failure.
     pub fn run_background(&self, step_count_max: usize) -> Result<usize> {
+        self.inner.tickets.step();
         let mut count = 0;
         for dataset in self.datasets() {
             let store = dataset.inner().store();
@@ -528,6 +538,7 @@ impl Inner {
         if let Some(scrubber) = self.scrubber.lock().take() {
             scrubber.stop();
         }
+        self.tickets.stop();
         self.runtime.stop();
         let mut outcome = Ok(());
         for dataset in self.datasets.lock().values() {

@@ -23,7 +23,8 @@ use crate::store::read::Moment;
 use crate::store::recover::Opening;
 use crate::store::view::{Published, View};
 use crate::store::write::Written;
-use crate::store::{RecoveryReport, Role, Shared, Store};
+use crate::store::{Arrivals, RecoveryReport, Role, Shared, Store};
+use crate::ticket::{CommitTicket, Pending};
 use crate::verify::{Problem, VerifyReport};
 
 /// An open dataset. Clones are the same dataset.
@@ -133,6 +134,11 @@ impl DatasetInner {
         })
     }
 
+    /// Who is told of what a leader ships.
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.shared.arrivals
+    }
+
     /// Closes the store and opens it again in another role, or with its logs cut; `between` runs
     /// while nothing is open. Readers that hold the old one keep it.
     pub fn reopen(&self, how: Reopen, between: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -144,9 +150,8 @@ impl DatasetInner {
         self.newest.store(Some(Arc::clone(&current)));
         current.newest().publish(&self.published);
         drop(current);
-        opened?;
-        self.shared.hook.call();
-        Ok(())
+        self.shared.arrived();
+        opened
     }
 
     fn open_again(
@@ -215,9 +220,18 @@ impl DatasetInner {
         self.with_store(|store| {
             let written = store.write(changes, level)?;
             if level.follower_count() > 0 {
-                self.acks.wait(store, level)?;
+                self.acks.wait(&Pending::new(store, &written, level))?;
             }
             Ok(written)
+        })
+    }
+
+    /// Writes a batch, and says what it waits for.
+    pub fn submit(&self, changes: Changes, level: Durability) -> Result<Pending> {
+        self.with_store(|store| {
+            let written = store.submit(changes, level)?;
+            store.wait_published(written.timestamp);
+            Ok(Pending::new(store, &written, level))
         })
     }
 }
@@ -434,6 +448,34 @@ impl WriteBatch {
             return Ok(());
         }
         self.dataset.inner.write(self.changes, level).map(|_| ())
+    }
+
+    /// Writes the batch and does not wait: the ticket is a future that ends once it has reached `level`, so
+    /// one thread may have many under way. Batches take effect in the order of these calls; none is
+    /// seen before it has reached the part of its level that concerns this node.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an empty batch; as [`WriteBatch::commit_with`], where nothing was written.
+    pub fn submit_with(self, level: Durability) -> Result<CommitTicket> {
+        if self.changes.is_empty() {
+            return Err(Error::Argument {
+                what: "batch",
+                expected: "one with a change".to_owned(),
+                found: "an empty one".to_owned(),
+            });
+        }
+        let (inner, tickets) = (&self.dataset.inner, self.dataset.database.tickets());
+        let pending = inner.submit(self.changes, level)?;
+        CommitTicket::submit(tickets, inner, pending)
+    }
+
+    /// As [`WriteBatch::submit_with`], at the database's level.
+    ///
+    /// # Errors
+    /// As [`WriteBatch::submit_with`].
+    pub fn submit(self) -> Result<CommitTicket> {
+        let level = self.dataset.database.options().durability;
+        self.submit_with(level)
     }
 }
 

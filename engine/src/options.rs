@@ -51,6 +51,17 @@ impl Durability {
     }
 }
 
+/// What becomes of a write that too few followers confirmed in time.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum AckPolicy {
+    /// It is not acknowledged: [`Error::Unacknowledged`], durable here, its copies unknown.
+    #[default]
+    Refuse,
+    /// It is acknowledged as [`Durability::Disk`] and counted:
+    /// [`crate::stats::DatasetStats::degraded_acks`].
+    Degrade,
+}
+
 /// Who does background work: flushes, compaction, pre-zeroed files.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Background {
@@ -116,6 +127,8 @@ pub struct Options {
     pub follower_log_len_max: u64,
     /// How long a write waits for followers, in milliseconds. Default 10 000; 1 to 3 600 000.
     pub ack_timeout_ms: u64,
+    /// What becomes of a write that too few followers confirmed in that time. Default: it is refused.
+    pub ack_policy: AckPolicy,
     /// How connections to other nodes are made. Default: plain TCP, over loopback and nowhere else.
     pub links: Links,
     /// Who does background work. Default: a thread.
@@ -147,6 +160,7 @@ impl Default for Options {
             follower_log_len_max: 1 << 30,
             ack_timeout_ms: 10_000,
             links: Links::default(),
+            ack_policy: AckPolicy::Refuse,
             background: Background::Thread,
             node: NodeConfig::default(),
             create: true,

@@ -58,6 +58,8 @@ pub struct DatasetStats {
     pub payload_len: u64,
     /// Syncs of the logs.
     pub sync_count: u64,
+    /// Writes that were acknowledged with too few followers, by [`crate::AckPolicy::Degrade`].
+    pub degraded_acks: u64,
     /// Flushes.
     pub flush_count: u64,
     /// Compactions.
@@ -118,6 +120,7 @@ impl DatasetStats {
             record_count: get(&counters.records),
             payload_len: get(&counters.payload_len),
             sync_count: get(&counters.syncs),
+            degraded_acks: get(&counters.degraded_acks),
             flush_count: get(&counters.flushes),
             compaction_count: get(&counters.compactions),
             merge_piece_count: get(&counters.merge_pieces),

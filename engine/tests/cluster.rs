@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use strandline::replica::{Campaign, Node, Promote};
-use strandline::{Background, Database, Dataset, Durability, Options, Role, ShardRouter};
+use strandline::{
+    Arrival, Arrived, Background, Database, Dataset, Durability, Options, Role, ShardRouter,
+    WriteToken,
+};
 use strandline_replication::transport::local::LocalNetwork;
 use strandline_replication::{Notifier, Now};
 use strandline_wal::io::sim::{Damage, SimEnv};
@@ -372,4 +375,99 @@ fn a_leader_settles_when_its_followers_have_everything() {
         }
     }
     assert_eq!(primary(&a).positions(), primary(&b).positions());
+}
+
+/// Writes at a level, and does not wait.
+fn submit(machine: &Machine, key: &str, level: Durability) -> WriteToken {
+    let map = machine.db.keyspace("map").unwrap();
+    let mut batch = primary(machine).batch();
+    batch.put(&map, key, key).unwrap();
+    batch.submit_with(level).unwrap().token()
+}
+
+#[test]
+fn a_follower_tells_how_far_a_write_has_come_and_when_it_is_lost() {
+    for shards in [1, 3] {
+        let (mut cluster, mut a, mut b) = leader_and_follower(shards);
+        let follower = primary(&b);
+        let now = |token: &WriteToken, arrival| {
+            follower.wait_for(token, arrival, Duration::ZERO).unwrap()
+        };
+        let arrivals = [Arrival::Received, Arrival::Durable, Arrival::Applied];
+        let token = submit(&a, "first", Durability::Os);
+        for arrival in arrivals {
+            assert_eq!(
+                now(&token, arrival),
+                Arrived::Timeout,
+                "it has no history yet"
+            );
+        }
+        cluster.run(&mut [&mut a, &mut b], 3_000);
+        for arrival in arrivals {
+            assert_eq!(now(&token, arrival), Arrived::Yes, "{arrival:?}");
+        }
+        let copy = b.db.keyspace("map").unwrap();
+        assert_eq!(copy.get("first").unwrap().unwrap(), "first");
+
+        // Received and not committed: a sync that nobody waits for is not made.
+        let token = submit(&a, "second", Durability::Disk);
+        cluster.run(&mut [&mut a, &mut b], 50);
+        assert_eq!(now(&token, Arrival::Received), Arrived::Yes);
+        assert_eq!(now(&token, Arrival::Applied), Arrived::Timeout);
+        a.db.run_background(1).unwrap();
+        cluster.run(&mut [&mut a, &mut b], 2_000);
+        assert_eq!(now(&token, Arrival::Applied), Arrived::Yes);
+        assert_eq!(copy.get("second").unwrap().unwrap(), "second");
+
+        // The leader writes on alone, and another node leads on without that.
+        cluster.network.detach("a");
+        let lost = submit(&a, "lost", Durability::Os);
+        assert_eq!(now(&lost, Arrival::Received), Arrived::Timeout);
+        let how = Promote {
+            node_count: 2,
+            follower_count: 1,
+            ..Promote::default()
+        };
+        b.node.campaign(cluster.now(), &follower, &how).unwrap();
+        cluster.run(&mut [&mut b], 100);
+        for n in 0..10 {
+            submit(&b, &format!("{n}"), Durability::Os);
+        }
+        let end = now(&lost, Arrival::Received);
+        assert!(matches!(end, Arrived::LostInFork { .. }), "{end:?}");
+        assert_eq!(now(&token, Arrival::Applied), Arrived::Yes);
+    }
+}
+
+#[test]
+fn over_real_sockets_who_waits_for_a_write_at_a_follower_reads_it_there() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [leader, other] = [0, 1].map(|n| Options::default().open(dirs[n].path()).unwrap());
+    let (map, dataset) = (leader.keyspace("map").unwrap(), leader.dataset("").unwrap());
+    let server = leader.serve("127.0.0.1:0").unwrap();
+    let address = server.address().to_string();
+    let following = other.follow(&address, "primary").unwrap();
+    let follower = other.dataset("").unwrap();
+    let mut lags = Vec::new();
+    for n in 0..200u32 {
+        let mut batch = dataset.batch();
+        batch.put(&map, "key", n.to_be_bytes()).unwrap();
+        let ticket = batch.submit_with(Durability::Durable(1)).unwrap();
+        let token: WriteToken = ticket.token().to_string().parse().unwrap();
+        let start = Instant::now();
+        let timeout = Duration::from_secs(30);
+        let arrived = follower
+            .wait_for(&token, Arrival::Applied, timeout)
+            .unwrap();
+        lags.push(start.elapsed());
+        assert_eq!(arrived, Arrived::Yes, "{:?}", following.status());
+        let copy = other.keyspace("map").unwrap();
+        assert_eq!(copy.get("key").unwrap().unwrap(), n.to_be_bytes());
+        assert_eq!(ticket.wait().unwrap().level, Durability::Durable(1));
+    }
+    lags.sort();
+    println!(
+        "a write is seen at the follower after {:?} (median), {:?} (most)",
+        lags[100], lags[199]
+    );
 }

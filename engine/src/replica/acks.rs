@@ -1,13 +1,18 @@
 //! What followers have confirmed, and the writers that wait for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use strandline_wal::bug::planted;
 
 use crate::error::{Error, Result};
-use crate::options::Durability;
-use crate::store::Store;
+use crate::options::{AckPolicy, Durability};
+use crate::store::Counters;
+use crate::ticket::{Acked, Pending, Slot};
+
+/// How often a waiting writer looks whether its store was stopped.
+const PATIENCE_MS: u64 = 50;
 
 /// What followers have confirmed, and the writers that wait for it.
 pub(crate) struct Acks {
@@ -15,12 +20,14 @@ pub(crate) struct Acks {
     changed: Condvar,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct AckState {
     /// Per shard and level, entry `n - 1`: the last sequence that n followers confirm.
     shards: Vec<ShardAcks>,
     /// Why nothing is acknowledged any more.
     fenced: Option<Error>,
+    /// Tickets that wait, each with where its outcome goes.
+    tickets: Vec<(Arc<Slot>, Pending)>,
 }
 
 /// What followers have confirmed of one shard.
@@ -31,32 +38,94 @@ pub(crate) struct ShardAcks {
     pub applied: Vec<u64>,
 }
 
+impl AckState {
+    fn new(shard_count: usize) -> AckState {
+        AckState {
+            shards: vec![ShardAcks::default(); shard_count],
+            ..AckState::default()
+        }
+    }
+
+    /// Whether all of this is confirmed at a level.
+    fn covers(&self, seqs: &[u64], level: Durability) -> bool {
+        let mut shards = self.shards.iter().zip(seqs);
+        shards.all(|(acks, seq)| confirmed(acks, level).is_some_and(|last| last >= *seq))
+    }
+
+    /// How a write stands; `None` while followers may still confirm it.
+    fn outcome(&self, pending: &Pending, waited_ms: u64) -> Option<Result<Durability>> {
+        let store = &pending.store;
+        if let Some(error) = &self.fenced {
+            return Some(Err(error.clone()));
+        }
+        if let Err(error) = store.check_writes() {
+            return Some(Err(error));
+        }
+        if self.covers(&pending.seqs, pending.level) || planted("acks.wait") {
+            return Some(Ok(pending.level));
+        }
+        let options = store.options();
+        if waited_ms < options.ack_timeout_ms {
+            return None;
+        }
+        Some(match options.ack_policy {
+            AckPolicy::Refuse => Err(Error::Unacknowledged {
+                wanted: pending.level,
+                waited_ms: options.ack_timeout_ms,
+            }),
+            AckPolicy::Degrade => {
+                Counters::add(&store.counters().degraded_acks, 1);
+                Ok(Durability::Disk)
+            }
+        })
+    }
+
+    /// Takes out the tickets that are over.
+    fn take_over(&mut self) -> Vec<(Arc<Slot>, Result<Acked>)> {
+        let mut over = Vec::new();
+        let tickets = std::mem::take(&mut self.tickets);
+        for (slot, pending) in tickets {
+            let waited_ns = pending.store.env().clock.mono_ns() - pending.since_ns;
+            match self.outcome(&pending, waited_ns / 1_000_000) {
+                Some(outcome) => over.push((slot, outcome.map(|level| pending.acked(level)))),
+                None => self.tickets.push((slot, pending)),
+            }
+        }
+        over
+    }
+}
+
 impl Acks {
     pub fn new(shard_count: usize) -> Acks {
-        let shards = vec![ShardAcks::default(); shard_count];
         Acks {
-            state: Mutex::new(AckState {
-                shards,
-                fenced: None,
-            }),
+            state: Mutex::new(AckState::new(shard_count)),
             changed: Condvar::new(),
         }
     }
 
-    /// Forgets everything: the dataset was opened anew.
-    pub fn reset(&self, shard_count: usize) {
+    /// Changes what is known, and tells whoever waits.
+    fn change(&self, change: impl FnOnce(&mut AckState)) {
         let mut state = self.state.lock();
-        *state = AckState {
-            shards: vec![ShardAcks::default(); shard_count],
-            fenced: None,
-        };
+        change(&mut state);
+        let over = state.take_over();
+        drop(state);
         self.changed.notify_all();
+        for (slot, outcome) in over {
+            slot.complete(outcome);
+        }
+    }
+
+    /// Forgets everything: the dataset was opened anew. Tickets of before are over, with their store.
+    pub fn reset(&self, shard_count: usize) {
+        self.change(|state| {
+            state.shards = vec![ShardAcks::default(); shard_count];
+            state.fenced = None;
+        });
     }
 
     /// Notes what followers confirm of a shard.
     pub fn confirm(&self, shard: usize, acks: ShardAcks) {
-        self.state.lock().shards[shard] = acks;
-        self.changed.notify_all();
+        self.change(|state| state.shards[shard] = acks);
     }
 
     /// Per shard, the last sequence that enough followers confirm at a level; 0 where none do.
@@ -71,40 +140,36 @@ impl Acks {
 
     /// Nothing is acknowledged from here on.
     pub fn fence(&self, error: Error) {
-        self.state.lock().fenced = Some(error);
-        self.changed.notify_all();
+        self.change(|state| state.fenced = Some(error));
     }
 
-    /// Waits until everything written so far is confirmed at a level.
+    /// Tells a ticket once its write is confirmed, or cannot be any more.
+    pub fn follow(&self, slot: Arc<Slot>, pending: Pending) {
+        self.change(|state| state.tickets.push((slot, pending)));
+    }
+
+    /// Ends tickets whose time is up. Returns whether others wait.
+    pub fn expire(&self) -> bool {
+        self.change(|_| ());
+        !self.state.lock().tickets.is_empty()
+    }
+
+    /// Waits until a write is confirmed at its level, in this thread. Returns the level that it has.
     ///
     /// # Errors
     /// [`Error::Unacknowledged`] after the timeout; [`Error::Fenced`].
-    pub fn wait(&self, store: &Store, level: Durability) -> Result<()> {
-        let mark = store.watermarks().published();
-        let timeout_ms = store.options().ack_timeout_ms;
-        let deadline = std::time::Duration::from_millis(timeout_ms);
-        let mut waited = Duration::ZERO;
+    pub fn wait(&self, pending: &Pending) -> Result<Durability> {
+        let timeout_ms = pending.store.options().ack_timeout_ms;
+        let mut waited_ms = 0;
         let mut state = self.state.lock();
         loop {
-            if let Some(error) = &state.fenced {
-                return Err(error.clone());
+            if let Some(outcome) = state.outcome(pending, waited_ms) {
+                return outcome;
             }
-            store.check_writes()?;
-            let covered = state.shards.iter().zip(&mark.seqs).all(|(acks, seq)| {
-                confirmed(acks, level).is_some_and(|confirmed| confirmed >= *seq)
-            });
-            if covered || planted("acks.wait") {
-                return Ok(());
-            }
-            if waited >= deadline {
-                return Err(Error::Unacknowledged {
-                    wanted: level,
-                    waited_ms: timeout_ms,
-                });
-            }
-            let step = Duration::from_millis(50).min(deadline - waited);
+            let step_ms = PATIENCE_MS.min(timeout_ms - waited_ms);
+            let step = Duration::from_millis(step_ms);
             if self.changed.wait_for(&mut state, step).timed_out() {
-                waited += step;
+                waited_ms += step_ms;
             }
         }
     }

@@ -21,6 +21,8 @@ use std::net::SocketAddr;
 use strandline_wal::{DatasetId, Position};
 
 pub(crate) use acks::Acks;
+#[cfg(test)]
+pub(crate) use acks::ShardAcks;
 pub(crate) use hub::Hub;
 pub use links::Links;
 #[cfg(feature = "tls")]

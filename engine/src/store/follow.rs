@@ -145,7 +145,7 @@ impl Store {
         drop(commit);
         applied?;
         let appended = appended?;
-        self.shared.hook.call();
+        self.shared.arrived();
         Ok(appended)
     }
 
@@ -173,7 +173,7 @@ impl Store {
         self.check()?;
         commit.writers[usize::from(shard.0)].seal_verbatim(segment, footer)?;
         drop(commit);
-        self.shared.hook.call();
+        self.shared.arrived();
         Ok(())
     }
 
@@ -231,7 +231,7 @@ impl Store {
         asked.ended = number;
         asked.failed = synced.err();
         drop(asked);
-        self.shared.hook.call();
+        self.shared.arrived();
         true
     }
 
@@ -259,7 +259,7 @@ impl Store {
             if mark.timestamp > self.watermarks.visible() {
                 self.watermarks.publish_to(&mark);
                 self.watermarks.commit_to(&mark);
-                self.shared.hook.call();
+                self.shared.arrived();
             }
         }
         here

@@ -33,8 +33,9 @@ pub(crate) mod watermarks;
 pub(crate) mod write;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use strandline_wal::bug::planted;
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     pub node: crate::node::NodeIdentity,
     /// Called after anything new is in a log or committed.
     pub hook: Arc<Hook>,
+    /// Told of what was shipped here.
+    pub arrivals: Arc<Arrivals>,
 }
 
 impl Shared {
@@ -100,6 +103,12 @@ impl Shared {
             }
             done => done,
         }
+    }
+
+    /// Something came from a leader, or changed for whoever waits for that.
+    pub fn arrived(&self) {
+        self.hook.call();
+        self.arrivals.notify();
     }
 
     /// How a memtable is laid out where nothing is known of what comes.
@@ -209,6 +218,43 @@ impl Hook {
     }
 }
 
+/// Wakes those who wait for what a leader ships to arrive, or to be seen, in any dataset.
+#[derive(Default)]
+pub(crate) struct Arrivals {
+    count: Mutex<u64>,
+    changed: Condvar,
+    waiting: AtomicUsize,
+}
+
+/// Longest wait for an arrival without a look, for those that end by time.
+const ARRIVAL_PATIENCE: Duration = Duration::from_millis(10);
+
+impl Arrivals {
+    /// Looks until something is found, after every arrival.
+    pub fn wait_until<T>(&self, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let found = loop {
+            let seen = *self.count.lock();
+            if let Some(found) = look().transpose() {
+                break found;
+            }
+            let mut count = self.count.lock();
+            if *count == seen {
+                self.changed.wait_for(&mut count, ARRIVAL_PATIENCE);
+            }
+        };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        found
+    }
+
+    fn notify(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            *self.count.lock() += 1;
+            self.changed.notify_all();
+        }
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Counters {
     pub batches: AtomicU64,
@@ -225,6 +271,7 @@ pub(crate) struct Counters {
     pub pieces_by_call: AtomicU64,
     pub scrubbed_len: AtomicU64,
     pub scrub_passes: AtomicU64,
+    pub degraded_acks: AtomicU64,
     pub last_write_ns: AtomicU64,
     /// The last write after which it was settled.
     pub settled_write_ns: AtomicU64,
@@ -354,6 +401,11 @@ impl Store {
         self.epochs.lock()[usize::from(shard.0)].clone()
     }
 
+    /// Who leads a shard's log now, or led it last.
+    pub fn last_epoch_of(&self, shard: ShardId) -> Option<EpochEntry> {
+        self.epochs.lock()[usize::from(shard.0)].last().copied()
+    }
+
     /// A leadership begins in a shard's log.
     fn note_epoch(&self, shard: ShardId, entry: EpochEntry) {
         let mut epochs = self.epochs.lock();
@@ -404,7 +456,7 @@ impl Store {
         // The first failure is the one that counts.
         let _ = self.stopped.set(error);
         self.pressure.changed.notify_all();
-        self.shared.hook.call();
+        self.shared.arrived();
     }
 
     /// Fails where the store was stopped or closed.
@@ -449,7 +501,7 @@ impl Store {
             return Ok(());
         }
         self.pressure.changed.notify_all();
-        self.shared.hook.call();
+        self.shared.arrived();
         // Who works on the files gives up soon, and has done so before anybody else opens them.
         if !planted("store.close_waits") {
             drop(self.compacting.lock());

@@ -77,6 +77,36 @@ impl Store {
         payload: &SealedPayload,
         level: Durability,
     ) -> Result<Written> {
+        let written = self.submit_payload(home, payload, level)?;
+        self.reach(written.timestamp, level)?;
+        Ok(written)
+    }
+
+    /// Waits until what was submitted has reached the local part of its level.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub fn reach(&self, timestamp: Hlc, level: Durability) -> Result<()> {
+        self.wait_local(timestamp, level.local())?;
+        self.shared.hook.call();
+        Ok(())
+    }
+
+    /// Writes a batch, and leaves it to the caller to see that it comes to its level.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub fn submit(&self, changes: Changes, level: Durability) -> Result<Written> {
+        let (home, payload) = changes.seal();
+        self.submit_payload(home, &payload, level)
+    }
+
+    fn submit_payload(
+        &self,
+        home: ShardId,
+        payload: &SealedPayload,
+        level: Durability,
+    ) -> Result<Written> {
         if self.role != Role::Leader {
             return Err(self.read_only());
         }
@@ -102,8 +132,6 @@ impl Store {
             // It is shipped while it is synced here.
             self.shared.hook.call();
         }
-        self.wait_local(written.timestamp, level.local())?;
-        self.shared.hook.call();
         Ok(written)
     }
 
@@ -242,10 +270,7 @@ impl Store {
 
     /// Waits until everything up to `timestamp` has reached a local level, and makes it visible.
     pub(super) fn wait_local(&self, timestamp: Hlc, level: Durability) -> Result<()> {
-        // An earlier batch may still be filling; its writer does not wait for anything.
-        while self.watermarks.published_timestamp() < timestamp {
-            std::thread::yield_now();
-        }
+        self.wait_published(timestamp);
         match level {
             Durability::Memory | Durability::Os if self.is_in_place() => {
                 if self.watermarks.visible() < timestamp {
@@ -264,6 +289,13 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Waits for earlier batches that are still being filled: their writers do not wait for anything.
+    pub fn wait_published(&self, timestamp: Hlc) {
+        while self.watermarks.published_timestamp() < timestamp {
+            std::thread::yield_now();
+        }
     }
 
     /// Whether what is published is with the operating system already.

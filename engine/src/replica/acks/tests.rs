@@ -60,7 +60,7 @@ fn a_wait_ends_with_the_confirmation_or_with_the_leadership() {
     map.put("key", "value").unwrap();
     let dataset = db.dataset("").unwrap();
     let (store, acks) = (dataset.inner().store(), &dataset.inner().acks);
-    let wait = || acks.wait(&store, Durability::Received(1));
+    let wait = || acks.wait(&Pending::all(&store, Durability::Received(1)));
     let seq = dataset.positions()[0].seq;
     std::thread::scope(|threads| {
         let waiting = threads.spawn(wait);

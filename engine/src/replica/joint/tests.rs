@@ -464,7 +464,7 @@ fn a_leader_tells_where_it_stands_and_stops_once_another_one_leads() {
         .unwrap()
         .inner()
         .acks
-        .wait(&store, Durability::Durable(1));
+        .wait(&crate::ticket::Pending::all(&store, Durability::Durable(1)));
     assert!(
         matches!(error, Err(Error::Fenced { found: 9, .. })),
         "{error:?}"
