@@ -532,7 +532,8 @@ impl Inner {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        if let Some(hub) = self.hub.lock().take() {
+        let hub = self.hub.lock().take();
+        if let Some(hub) = hub {
             hub.stop();
         }
         if let Some(scrubber) = self.scrubber.lock().take() {

@@ -146,10 +146,18 @@ impl DatasetInner {
         self.newest.store(None);
         current.newest().retract();
         let opened = self.open_again(&current, how, between);
+        // Before anybody writes: what was confirmed of the old logs is not confirmed of these.
+        let over = opened
+            .as_ref()
+            .ok()
+            .map(|store| self.acks.reset(store.logs().len()));
         let opened = opened.map(|store| *current = Arc::new(store));
         self.newest.store(Some(Arc::clone(&current)));
         current.newest().publish(&self.published);
         drop(current);
+        if let Some(over) = over {
+            over.tell();
+        }
         self.shared.arrived();
         opened
     }
@@ -176,9 +184,7 @@ impl DatasetInner {
             forks,
             elected,
         };
-        let opened = self.shared.with_reserve(|| opening.clone().run())?;
-        self.acks.reset(opened.logs().len());
-        Ok(opened)
+        self.shared.with_reserve(|| opening.clone().run())
     }
 
     /// Does something while nothing is open, and opens again in the same role.
@@ -466,7 +472,7 @@ impl WriteBatch {
         }
         let (inner, tickets) = (&self.dataset.inner, self.dataset.database.tickets());
         let pending = inner.submit(self.changes, level)?;
-        CommitTicket::submit(tickets, inner, pending)
+        Ok(CommitTicket::submit(tickets, inner, pending))
     }
 
     /// As [`WriteBatch::submit_with`], at the database's level.

@@ -167,7 +167,7 @@ fn log_kind(error: &strandline_wal::Error) -> ErrorKind {
         Log::Corrupt { .. } => ErrorKind::Restore,
         Log::TooLarge { .. } => ErrorKind::Caller,
         Log::Io { .. } | Log::Unsupported { .. } => ErrorKind::Operator,
-        Log::Poisoned { .. } | Log::Panicked => ErrorKind::Unknown,
+        Log::Poisoned { .. } | Log::Panicked | Log::Closed => ErrorKind::Unknown,
         Log::Refused { .. } => ErrorKind::Retry,
         _ => ErrorKind::Bug,
     }

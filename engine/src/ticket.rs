@@ -42,6 +42,9 @@ pub struct Acked {
 
 /// A write that is in the log and on its way to its level: a future of [`Acked`], for any executor.
 ///
+/// A waker that it is polled with may be called by any thread of the database, and by one that closes it or
+/// changes the dataset's role: it hands over to its executor, and calls nothing of the database.
+///
 /// Dropped, the write goes on, and nobody is told of it. It keeps no database open: where that is closed
 /// first, the future ends with [`Error::Closed`], and the next open tells whether the write is there.
 ///
@@ -50,11 +53,7 @@ pub struct Acked {
 /// after [`crate::Options::ack_timeout_ms`]; [`Error::Fenced`]; those of
 /// [`crate::WriteBatch::commit_with`].
 #[must_use = "whether the write is acknowledged is told by the ticket alone"]
-pub struct CommitTicket {
-    slot: Arc<Slot>,
-    dataset: Arc<DatasetInner>,
-    pending: Pending,
-}
+pub struct CommitTicket(Waiting);
 
 /// Where the outcome of a ticket is put.
 #[derive(Default)]
@@ -67,6 +66,11 @@ struct State {
 }
 
 impl Slot {
+    /// Whether the outcome is there, or nobody wants it.
+    pub fn is_done(&self) -> bool {
+        self.0.lock().outcome.is_some()
+    }
+
     /// Tells an outcome; the first one counts.
     pub fn complete(&self, outcome: Result<Acked>) {
         let mut state = self.0.lock();
@@ -120,6 +124,12 @@ impl Pending {
         Pending::new(store, &written, level)
     }
 
+    /// How long ago it was submitted.
+    pub fn waited_ms(&self) -> u64 {
+        let now_ns = self.store.env().clock.mono_ns();
+        now_ns.saturating_sub(self.since_ns) / 1_000_000
+    }
+
     pub fn acked(&self, level: Durability) -> Acked {
         let token = self.token;
         Acked { level, token }
@@ -137,36 +147,28 @@ impl CommitTicket {
         tickets: &Arc<Tickets>,
         dataset: &Arc<DatasetInner>,
         pending: Pending,
-    ) -> Result<CommitTicket> {
-        let slot: Arc<Slot> = Arc::default();
-        let ticket = CommitTicket {
-            slot: Arc::clone(&slot),
+    ) -> CommitTicket {
+        let waiting = Waiting {
+            slot: Arc::default(),
             dataset: Arc::clone(dataset),
-            pending: pending.clone(),
+            pending,
         };
-        if pending.level.local() == Durability::Disk {
-            let dataset = Arc::clone(dataset);
-            tickets.push(Waiting {
-                slot,
-                dataset,
-                pending,
-            })?;
-        } else {
+        match waiting.pending.level.local() {
+            Durability::Disk => tickets.push(waiting.clone()),
             // No disk is waited for.
-            pending.reach()?;
-            slot.complete(Ok(pending.acked(pending.level)));
+            _ => waiting.slot.complete(waiting.finish()),
         }
-        Ok(ticket)
+        CommitTicket(waiting)
     }
 
     /// Names the write, for whoever reads elsewhere. It is not acknowledged yet.
     pub fn token(&self) -> WriteToken {
-        self.pending.token
+        self.0.pending.token
     }
 
     /// Whether the outcome is there.
     pub fn is_done(&self) -> bool {
-        self.slot.0.lock().outcome.is_some()
+        self.0.slot.is_done()
     }
 
     /// Waits in this thread, which syncs itself where nobody else does.
@@ -174,13 +176,14 @@ impl CommitTicket {
     /// # Errors
     /// As the future's.
     pub fn wait(self) -> Result<Acked> {
-        if let Some(outcome) = self.slot.0.lock().outcome.take() {
+        let mut state = self.0.slot.0.lock();
+        // From here on nobody else is to tell.
+        let nobody = Some(Err(Error::Closed("ticket")));
+        if let Some(outcome) = std::mem::replace(&mut state.outcome, nobody) {
             return outcome;
         }
-        let pending = self.pending;
-        pending.reach()?;
-        let level = self.dataset.acks.wait(&pending)?;
-        Ok(pending.acked(level))
+        drop(state);
+        self.0.finish()
     }
 }
 
@@ -188,7 +191,7 @@ impl Future for CommitTicket {
     type Output = Result<Acked>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Acked>> {
-        let mut state = self.slot.0.lock();
+        let mut state = self.0.slot.0.lock();
         // Kept: a future that is asked once more says the same.
         if let Some(outcome) = &state.outcome {
             return Poll::Ready(outcome.clone());
@@ -204,8 +207,8 @@ impl Future for CommitTicket {
 impl std::fmt::Debug for CommitTicket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CommitTicket")
-            .field("level", &self.pending.level)
-            .field("token", &self.pending.token)
+            .field("level", &self.0.pending.level)
+            .field("token", &self.0.pending.token)
             .finish_non_exhaustive()
     }
 }
@@ -217,6 +220,8 @@ pub(crate) struct Tickets {
     changed: Condvar,
 }
 
+/// A write and where its outcome goes.
+#[derive(Clone)]
 struct Waiting {
     slot: Arc<Slot>,
     dataset: Arc<DatasetInner>,
@@ -232,36 +237,54 @@ struct Queue {
     is_stopped: bool,
 }
 
+impl Waiting {
+    /// Waits for everything, in this thread.
+    fn finish(&self) -> Result<Acked> {
+        self.pending.reach()?;
+        let level = match self.pending.level.follower_count() {
+            0 => self.pending.level,
+            _ => self.dataset.acks.wait(&self.pending)?,
+        };
+        Ok(self.pending.acked(level))
+    }
+}
+
 impl Tickets {
-    /// Queues a write. Where too many wait already it is synced before this returns.
-    fn push(self: &Arc<Tickets>, waiting: Waiting) -> Result<()> {
+    /// Queues a write, or brings it to its level before this returns: where too many wait already, or no
+    /// thread can be had. It is written: whatever goes wrong is told by its ticket.
+    fn push(self: &Arc<Tickets>, waiting: Waiting) {
         let background = waiting.pending.store.options().background;
+        let confirming_count = waiting.dataset.acks.ticket_count();
         let mut queue = self.queue.lock();
         if queue.is_stopped {
-            return Err(Error::Closed("database"));
-        }
-        if queue.waiting.len() >= TICKET_COUNT_MAX {
             drop(queue);
-            waiting.pending.reach()?;
-            queue = self.queue.lock();
+            return waiting.slot.complete(Err(Error::Closed("database")));
         }
-        if queue.thread.is_none() && background == Background::Thread {
-            queue.thread = Some(self.spawn()?);
+        if queue.waiting.len() + confirming_count >= TICKET_COUNT_MAX {
+            queue.waiting.retain(|other| !other.slot.is_done());
         }
-        queue.waiting.push(waiting);
-        drop(queue);
-        self.changed.notify_one();
-        Ok(())
+        let has_room = queue.waiting.len() + confirming_count < TICKET_COUNT_MAX;
+        if has_room && queue.thread.is_none() && background == Background::Thread {
+            queue.thread = self.spawn();
+        }
+        let has_thread = queue.thread.is_some() || background == Background::Manual;
+        if has_room && has_thread {
+            queue.waiting.push(waiting);
+            drop(queue);
+            self.changed.notify_one();
+        } else {
+            drop(queue);
+            let outcome = waiting.finish();
+            waiting.slot.complete(outcome);
+        }
     }
 
-    fn spawn(self: &Arc<Tickets>) -> Result<JoinHandle<()>> {
+    /// The thread, where the system gives one.
+    fn spawn(self: &Arc<Tickets>) -> Option<JoinHandle<()>> {
         let tickets = Arc::clone(self);
         let run = move || while tickets.wait() && tickets.step() {};
         let thread = std::thread::Builder::new().name("strandline-commit".to_owned());
-        thread.spawn(run).map_err(|error| Error::Stopped {
-            what: "the start of a thread for commits",
-            cause: error.to_string().into(),
-        })
+        thread.spawn(run).ok()
     }
 
     /// Waits until there is something to do. Returns whether there will be more.
@@ -284,28 +307,31 @@ impl Tickets {
         let confirming = std::mem::take(&mut queue.confirming);
         drop(queue);
         let mut confirming: Vec<_> = confirming.iter().filter_map(Weak::upgrade).collect();
-        let mut failed: Vec<(Arc<Store>, Error)> = Vec::new();
-        // The last ones first: their sync covers those before them.
+        let mut stores: Vec<(Arc<Store>, Result<()>)> = Vec::new();
+        // The last write of a store first: its sync covers those before it.
+        for Waiting { pending, .. } in waiting.iter().rev() {
+            if !stores
+                .iter()
+                .any(|(store, _)| Arc::ptr_eq(store, &pending.store))
+            {
+                let synced = unless!("ticket.sync", pending.reach());
+                stores.push((Arc::clone(&pending.store), synced));
+            }
+        }
         for Waiting {
             slot,
             dataset,
             pending,
-        } in waiting.into_iter().rev()
+        } in waiting
         {
-            let is_same = |other: &&(Arc<Store>, _)| Arc::ptr_eq(&other.0, &pending.store);
-            let outcome = match failed.iter().find(is_same) {
-                Some((_, error)) => Err(error.clone()),
-                None => unless!("ticket.sync", pending.reach()),
-            };
-            match outcome {
-                Err(error) => {
-                    failed.push((Arc::clone(&pending.store), error.clone()));
-                    slot.complete(Err(error));
-                }
-                Ok(()) if pending.level.follower_count() == 0 => {
+            let mut stores = stores.iter();
+            let synced = stores.find(|(store, _)| Arc::ptr_eq(store, &pending.store));
+            match synced.expect("it was synced above") {
+                (_, Err(error)) => slot.complete(Err(error.clone())),
+                _ if pending.level.follower_count() == 0 => {
                     slot.complete(Ok(pending.acked(pending.level)));
                 }
-                Ok(()) => {
+                _ => {
                     dataset.acks.follow(slot, pending);
                     if !confirming.iter().any(|other| Arc::ptr_eq(other, &dataset)) {
                         confirming.push(dataset);
@@ -315,10 +341,19 @@ impl Tickets {
         }
         confirming.retain(|dataset| dataset.acks.expire());
         let mut queue = self.queue.lock();
-        queue
-            .confirming
-            .extend(confirming.iter().map(Arc::downgrade));
-        !queue.is_stopped
+        let is_stopped = queue.is_stopped;
+        if !is_stopped {
+            let confirming = confirming.iter().map(Arc::downgrade);
+            queue.confirming.extend(confirming);
+        }
+        drop(queue);
+        if is_stopped {
+            // Nobody looks after them any more.
+            for dataset in confirming {
+                dataset.acks.fence(Error::Closed("database"));
+            }
+        }
+        !is_stopped
     }
 
     /// Ends the thread; what still waits is told that the database is closed.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use strandline_wal::bug::planted;
@@ -183,9 +184,10 @@ pub enum Arrived {
     Yes,
     /// It may still come.
     Timeout,
-    /// It never will: the history that this node has went on without it.
+    /// The history that this node has went on without it. Where that history is cut in its turn, because
+    /// another node leads, the write may come after all.
     LostInFork {
-        /// The last record of its shard that both histories have.
+        /// Up to this record of its shard, at most, both histories are one.
         common_seq: u64,
     },
 }
@@ -210,10 +212,12 @@ impl Dataset {
         let arrivals = inner.arrivals();
         arrivals.wait_until(|| {
             let store = inner.store();
-            if let Some(arrived) = check(&store, token, arrival)? {
-                return Ok(Some(arrived));
+            match store.check().and_then(|()| check(&store, token, arrival)) {
+                Ok(None) => {}
+                // It was replaced meanwhile, by a change of roles or a cut.
+                Err(_) if !Arc::ptr_eq(&store, &inner.store()) => {}
+                told => return told,
             }
-            store.check()?;
             let waited = Duration::from_nanos(clock.mono_ns() - start_ns);
             Ok((waited >= timeout).then_some(Arrived::Timeout))
         })
@@ -243,16 +247,13 @@ fn check(store: &Store, token: &WriteToken, arrival: Arrival) -> Result<Option<A
         let expected = format!("one of {shard_count} shards");
         return Err(wrong(expected, format!("one of shard {}", token.shard)));
     }
-    if let Some(common_seq) = lost(&store.epochs_of(token.shard), token) {
-        return Ok(Some(Arrived::LostInFork { common_seq }));
-    }
     let log = store.log(token.shard);
-    if log.last_seq() < token.seq {
-        return Ok(None);
-    }
-    // It may have come, and another leadership's beginning with it, since the epochs were looked at.
-    if let Some(common_seq) = lost(&store.epochs_of(token.shard), token) {
-        return Ok(Some(Arrived::LostInFork { common_seq }));
+    // Before the epochs: what comes between the two looks is of a leadership that the second one shows.
+    let last_seq = log.last_seq();
+    match standing(&store.epochs_of(token.shard), token) {
+        Standing::Lost { common_seq } => return Ok(Some(Arrived::LostInFork { common_seq })),
+        Standing::Here if last_seq >= token.seq => {}
+        Standing::Here | Standing::Elsewhere => return Ok(None),
     }
     let is_hidden = store.watermarks().visible() < token.timestamp;
     let is_unsynced = arrival == Arrival::Durable && log.synced_seq() < token.seq;
@@ -268,17 +269,40 @@ fn check(store: &Store, token: &WriteToken, arrival: Arrival) -> Result<Option<A
     Ok((here >= token.seq).then_some(Arrived::Yes))
 }
 
-/// Where a history went on without a write, if it did: its leadership is not the one that the record of
-/// that number has there, or a later one began before it.
-fn lost(epochs: &[EpochEntry], token: &WriteToken) -> Option<u64> {
+/// What a log's leaderships say of a write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Standing {
+    /// The record of that number is of its leadership, or will be where there is none yet.
+    Here,
+    /// The record of that number is, or may be, of an earlier leadership.
+    Elsewhere,
+    /// A later leadership began before it, or another claim to the same epoch.
+    Lost { common_seq: u64 },
+}
+
+fn standing(epochs: &[EpochEntry], token: &WriteToken) -> Standing {
     let is_other = |entry: &&EpochEntry| {
         let is_later = entry.epoch > token.epoch && !planted("token.fork");
         let is_claim = entry.epoch == token.epoch && entry.leader != token.leader;
         is_later || (is_claim && !planted("token.claim"))
     };
-    let other = epochs.iter().find(is_other)?;
-    let is_lost = other.first_seq <= token.seq;
-    is_lost.then(|| other.first_seq.saturating_sub(1))
+    if let Some(other) = epochs.iter().find(is_other)
+        && other.first_seq <= token.seq
+    {
+        let common_seq = other.first_seq.saturating_sub(1);
+        return Standing::Lost { common_seq };
+    }
+    let covers = |entry: &&EpochEntry| entry.first_seq <= token.seq;
+    let of = epochs
+        .iter()
+        .rev()
+        .find(covers)
+        .copied()
+        .unwrap_or_default();
+    match of.epoch == token.epoch || planted("token.elsewhere") {
+        true => Standing::Here,
+        false => Standing::Elsewhere,
+    }
 }
 
 #[cfg(test)]

@@ -436,6 +436,16 @@ fn a_follower_tells_how_far_a_write_has_come_and_when_it_is_lost() {
         let end = now(&lost, Arrival::Received);
         assert!(matches!(end, Arrived::LostInFork { .. }), "{end:?}");
         assert_eq!(now(&token, Arrival::Applied), Arrived::Yes);
+
+        // The old leader has records of those numbers, and they are others.
+        let new = submit(&b, "new", Durability::Os);
+        for n in 0..50 {
+            submit(&a, &format!("{n}"), Durability::Os);
+        }
+        for arrival in arrivals {
+            let asked = primary(&a).wait_for(&new, arrival, Duration::ZERO).unwrap();
+            assert_eq!(asked, Arrived::Timeout, "{arrival:?}");
+        }
     }
 }
 

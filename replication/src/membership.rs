@@ -3,7 +3,7 @@
 //!
 //! Three things hold whatever is lost, late or repeated:
 //!
-//! 1. *Every member has every acknowledged record on its disk.* A leader acknowledges what all members
+//! 1. *Every member has every record on its disk that was acknowledged at `Durable` or above.* A leader acknowledges what all members
 //!    confirm. It asks for more than the record says while a change is under way (the members of both),
 //!    never for less; and who joins has, before that is proposed, everything that was confirmed.
 //! 2. *Who promised confirms nothing more of earlier epochs.* So when a member that promised itself an
@@ -185,7 +185,8 @@ impl Membership {
     }
 
     fn join(&mut self, member: Member, reach: &[Reach]) -> Vec<Action> {
-        if self.record.members.contains(&member) || !has_caught_up(reach) {
+        let is_own = member.0 == self.me.0;
+        if is_own || self.record.members.contains(&member) || !has_caught_up(reach) {
             return Vec::new();
         }
         // What it was in an earlier life is gone, and with it what was confirmed then.
@@ -253,6 +254,10 @@ impl Membership {
         let Some((version, record)) = found else {
             return self.fence(later);
         };
+        if version < self.version {
+            // A look that was begun before this leadership.
+            return Vec::new();
+        }
         let is_ours = record.epoch == self.record.epoch && record.leader == self.me;
         if (!is_ours || record.lineage != self.record.lineage) && !planted("membership.fenced") {
             return self.fence(record.epoch.max(later));

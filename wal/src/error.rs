@@ -56,6 +56,9 @@ pub enum Error {
     /// A thread that committed for others panicked: how far it came is unknown.
     #[error("a thread panicked while it committed for others; reopen the database")]
     Panicked,
+    /// The log was closed before this was done.
+    #[error("the log was closed; the next open tells what is in it")]
+    Closed,
     /// Something is larger than a limit.
     #[error("{what} is {found}, the limit is {limit}")]
     TooLarge {

@@ -143,6 +143,18 @@ impl Group {
         }
     }
 
+    /// Begins nothing any more, and waits for what is under way. Who is not covered by that fails with
+    /// `why`, unless an earlier failure counts.
+    pub fn stop(&self, why: Error) {
+        let mut state = self.state.lock();
+        state.failed.get_or_insert_with(|| Arc::new(why));
+        while state.leading {
+            drop(state);
+            yield_now();
+            state = self.state.lock();
+        }
+    }
+
     /// The mark.
     pub fn done(&self) -> u64 {
         self.state.lock().done

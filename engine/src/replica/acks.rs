@@ -1,5 +1,6 @@
 //! What followers have confirmed, and the writers that wait for it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,14 +21,17 @@ pub(crate) struct Acks {
     changed: Condvar,
 }
 
+type Queue = VecDeque<(Arc<Slot>, Pending)>;
+
 #[derive(Default)]
 struct AckState {
     /// Per shard and level, entry `n - 1`: the last sequence that n followers confirm.
     shards: Vec<ShardAcks>,
     /// Why nothing is acknowledged any more.
     fenced: Option<Error>,
-    /// Tickets that wait, each with where its outcome goes.
-    tickets: Vec<(Arc<Slot>, Pending)>,
+    /// Tickets that wait, each with where its outcome goes: by level, in the order of their writes, which is
+    /// the order that they end in.
+    tickets: Vec<(Durability, Queue)>,
 }
 
 /// What followers have confirmed of one shard.
@@ -81,17 +85,38 @@ impl AckState {
     }
 
     /// Takes out the tickets that are over.
-    fn take_over(&mut self) -> Vec<(Arc<Slot>, Result<Acked>)> {
+    fn take_over(&mut self) -> Over {
         let mut over = Vec::new();
-        let tickets = std::mem::take(&mut self.tickets);
-        for (slot, pending) in tickets {
-            let waited_ns = pending.store.env().clock.mono_ns() - pending.since_ns;
-            match self.outcome(&pending, waited_ns / 1_000_000) {
-                Some(outcome) => over.push((slot, outcome.map(|level| pending.acked(level)))),
-                None => self.tickets.push((slot, pending)),
+        let mut queues = std::mem::take(&mut self.tickets);
+        for (_, queue) in &mut queues {
+            while let Some((slot, pending)) = queue.front() {
+                let outcome = match slot.is_done() {
+                    // Whoever has the ticket waits for itself.
+                    true => None,
+                    false => match self.outcome(pending, pending.waited_ms()) {
+                        None => break,
+                        outcome => outcome,
+                    },
+                };
+                let (slot, pending) = queue.pop_front().expect("it was there");
+                let outcome = outcome.map(|outcome| outcome.map(|level| pending.acked(level)));
+                over.extend(outcome.map(|outcome| (slot, outcome)));
             }
         }
-        over
+        self.tickets = queues;
+        Over(over)
+    }
+}
+
+/// Tickets that are over and were not told yet: that calls foreign code.
+#[must_use]
+pub(crate) struct Over(Vec<(Arc<Slot>, Result<Acked>)>);
+
+impl Over {
+    pub fn tell(self) {
+        for (slot, outcome) in self.0 {
+            slot.complete(outcome);
+        }
     }
 }
 
@@ -104,28 +129,26 @@ impl Acks {
     }
 
     /// Changes what is known, and tells whoever waits.
-    fn change(&self, change: impl FnOnce(&mut AckState)) {
+    fn change(&self, change: impl FnOnce(&mut AckState)) -> Over {
         let mut state = self.state.lock();
         change(&mut state);
         let over = state.take_over();
         drop(state);
         self.changed.notify_all();
-        for (slot, outcome) in over {
-            slot.complete(outcome);
-        }
+        over
     }
 
     /// Forgets everything: the dataset was opened anew. Tickets of before are over, with their store.
-    pub fn reset(&self, shard_count: usize) {
+    pub fn reset(&self, shard_count: usize) -> Over {
         self.change(|state| {
             state.shards = vec![ShardAcks::default(); shard_count];
             state.fenced = None;
-        });
+        })
     }
 
     /// Notes what followers confirm of a shard.
     pub fn confirm(&self, shard: usize, acks: ShardAcks) {
-        self.change(|state| state.shards[shard] = acks);
+        self.change(|state| state.shards[shard] = acks).tell();
     }
 
     /// Per shard, the last sequence that enough followers confirm at a level; 0 where none do.
@@ -140,18 +163,34 @@ impl Acks {
 
     /// Nothing is acknowledged from here on.
     pub fn fence(&self, error: Error) {
-        self.change(|state| state.fenced = Some(error));
+        self.change(|state| state.fenced = Some(error)).tell();
     }
 
-    /// Tells a ticket once its write is confirmed, or cannot be any more.
+    /// Tells a ticket once its write is confirmed, or cannot be any more: by [`Acks::confirm`], or by
+    /// [`Acks::expire`], which is to be called next.
     pub fn follow(&self, slot: Arc<Slot>, pending: Pending) {
-        self.change(|state| state.tickets.push((slot, pending)));
+        let queues = &mut self.state.lock().tickets;
+        let at = queues.iter().position(|(level, _)| *level == pending.level);
+        let at = at.unwrap_or_else(|| {
+            queues.push((pending.level, Queue::new()));
+            queues.len() - 1
+        });
+        queues[at].1.push_back((slot, pending));
     }
 
-    /// Ends tickets whose time is up. Returns whether others wait.
+    /// Ends tickets that are confirmed or whose time is up. Returns whether others wait.
     pub fn expire(&self) -> bool {
-        self.change(|_| ());
-        !self.state.lock().tickets.is_empty()
+        let mut state = self.state.lock();
+        let over = state.take_over();
+        drop(state);
+        over.tell();
+        self.ticket_count() > 0
+    }
+
+    /// How many tickets wait.
+    pub fn ticket_count(&self) -> usize {
+        let state = self.state.lock();
+        state.tickets.iter().map(|(_, queue)| queue.len()).sum()
     }
 
     /// Waits until a write is confirmed at its level, in this thread. Returns the level that it has.
@@ -163,6 +202,8 @@ impl Acks {
         let mut waited_ms = 0;
         let mut state = self.state.lock();
         loop {
+            // A clock that stands still does not keep anybody waiting.
+            waited_ms = waited_ms.max(pending.waited_ms());
             if let Some(outcome) = state.outcome(pending, waited_ms) {
                 return outcome;
             }

@@ -48,7 +48,7 @@ use strandline_wal::publish::Publisher;
 use strandline_wal::reserve::Reserve;
 use strandline_wal::unless;
 use strandline_wal::writer::Writer;
-use strandline_wal::{DatasetId, Epoch, Hlc, ShardId};
+use strandline_wal::{DatasetId, Epoch, Error as LogError, Hlc, ShardId};
 
 use crate::error::{Error, Result};
 use crate::manifest::{EpochEntry, Manifest};
@@ -502,6 +502,11 @@ impl Store {
         }
         self.pressure.changed.notify_all();
         self.shared.arrived();
+        // Nobody writes what this one has in memory into files that the next one has open.
+        if !planted("store.close_drains") {
+            self.written.stop(LogError::Closed);
+            self.synced.stop(LogError::Closed);
+        }
         // Who works on the files gives up soon, and has done so before anybody else opens them.
         if !planted("store.close_waits") {
             drop(self.compacting.lock());

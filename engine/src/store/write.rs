@@ -87,7 +87,10 @@ impl Store {
     /// # Errors
     /// As [`Store::write`].
     pub fn reach(&self, timestamp: Hlc, level: Durability) -> Result<()> {
-        self.wait_local(timestamp, level.local())?;
+        if let Err(error) = self.wait_local(timestamp, level.local()) {
+            // Why it was stopped or closed says more than that it was.
+            return Err(self.check().err().unwrap_or(error));
+        }
         self.shared.hook.call();
         Ok(())
     }

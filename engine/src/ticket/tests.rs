@@ -8,8 +8,10 @@ use strandline_wal::io::fault::{Call, Effect, FaultDisk, Rule};
 use strandline_wal::io::sim::{Damage, SimEnv};
 
 use super::*;
+use crate::dataset::Reopen;
 use crate::options::{AckPolicy, Options};
 use crate::replica::ShardAcks;
+use crate::store::Role;
 use crate::{Database, Dataset};
 
 /// Counts its calls.
@@ -127,6 +129,30 @@ fn followers_end_a_ticket_by_their_confirmation_or_by_their_silence() {
     assert!(matches!(silent, Error::Unacknowledged { .. }), "{silent}");
     confirm(seq);
     assert!(ready(&mut second).is_err(), "the first outcome counts");
+    // Where many wait they end in their order, each by its own level.
+    let mut tickets: Vec<_> = (0..100)
+        .map(|n| {
+            submit(
+                &dataset,
+                &format!("{n}"),
+                [level, Durability::Received(1)][n % 2],
+            )
+        })
+        .collect();
+    db.run_background(1).unwrap();
+    assert_eq!(dataset.inner().acks.ticket_count(), 100);
+    confirm(seq + 50);
+    let done = |tickets: &[CommitTicket]| tickets.iter().filter(|it| it.is_done()).count();
+    assert_eq!(done(&tickets), 25);
+    let last = dataset.positions()[0].seq;
+    confirm(last);
+    assert_eq!(done(&tickets), 50);
+    dataset
+        .inner()
+        .acks
+        .fence(Error::Fenced { ours: 1, found: 2 });
+    assert_eq!(done(&tickets), 100);
+    assert!(ready(&mut tickets[0]).is_ok() && ready(&mut tickets[1]).is_err());
 }
 
 #[test]
@@ -167,12 +193,31 @@ fn a_ticket_of_a_leadership_that_ended_is_never_acknowledged() {
     assert!(matches!(fenced, Error::Fenced { .. }), "{fenced}");
 
     // Its store was closed and opened again, by a change of roles.
-    inner.acks.reset(1);
+    inner.acks.reset(1).tell();
     let mut ticket = submit(&dataset, "key", Durability::Received(1));
     db.run_background(1).unwrap();
     inner.closed(|| ()).unwrap();
     let closed = ready(&mut ticket).unwrap_err();
     assert!(matches!(closed, Error::Closed(_)), "{closed}");
+}
+
+#[test]
+fn a_store_that_was_closed_writes_nothing_more_for_its_tickets() {
+    let (machine, db, dataset) = manual(Options::default());
+    let inner = dataset.inner();
+    let mut queued = submit(&dataset, "queued", Durability::Disk);
+    let waited = submit(&dataset, "waited", Durability::Disk);
+    // Another node leads: this one follows it, in the same files.
+    inner.store().stop(Error::Fenced { ours: 1, found: 2 });
+    let role = Reopen::role(Role::Follower);
+    inner.reopen(role, || Ok(())).unwrap();
+    let before = machine.disk.files();
+    db.run_background(0).unwrap();
+    for outcome in [ready(&mut queued), waited.wait()] {
+        let fenced = outcome.unwrap_err();
+        assert!(matches!(fenced, Error::Fenced { .. }), "{fenced}");
+    }
+    assert!(machine.disk.files() == before, "the files are another's");
 }
 
 #[test]

@@ -62,17 +62,20 @@ fn a_later_leadership_that_began_before_a_write_lost_it() {
         first_seq,
     };
     // The write is record 5 of epoch 3, led by 2.
-    let same = [entry(1, 9, 1), entry(3, 2, 4)];
-    assert_eq!(lost(&same, &sample()), None);
-    let went_on = [entry(3, 2, 4), entry(4, 7, 6)];
-    assert_eq!(lost(&went_on, &sample()), None);
-    let forked = [entry(3, 2, 4), entry(4, 7, 5)];
-    assert_eq!(lost(&forked, &sample()), Some(4));
-    let never_had = [entry(1, 9, 1), entry(4, 7, 3)];
-    assert_eq!(lost(&never_had, &sample()), Some(2));
-    let other_claim = [entry(1, 9, 1), entry(3, 8, 4)];
-    assert_eq!(lost(&other_claim, &sample()), Some(3));
-    assert_eq!(lost(&[], &sample()), None);
+    let lost = |common_seq| Standing::Lost { common_seq };
+    for (epochs, wanted) in [
+        (vec![entry(1, 9, 1), entry(3, 2, 4)], Standing::Here),
+        (vec![entry(3, 2, 4), entry(4, 7, 6)], Standing::Here),
+        (vec![entry(3, 2, 4), entry(4, 7, 5)], lost(4)),
+        (vec![entry(1, 9, 1), entry(4, 7, 3)], lost(2)),
+        (vec![entry(1, 9, 1), entry(3, 8, 4)], lost(3)),
+        // The record of that number is of an earlier leadership, which has not heard of the later one.
+        (vec![entry(1, 9, 1)], Standing::Elsewhere),
+        (vec![entry(1, 9, 1), entry(3, 2, 6)], Standing::Elsewhere),
+        (vec![], Standing::Elsewhere),
+    ] {
+        assert_eq!(standing(&epochs, &sample()), wanted, "{epochs:?}");
+    }
 }
 
 #[test]

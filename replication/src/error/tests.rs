@@ -127,6 +127,14 @@ fn every_error_names_its_peer_place_and_values_and_who_must_act() {
         &["command queue is full at 1024"],
     );
     check(
+        Error::Certificate {
+            file: "node.pem".to_owned(),
+            what: "no certificate in PEM stands in it".to_owned(),
+        },
+        Operator,
+        &["node.pem", "no certificate in PEM"],
+    );
+    check(
         Error::NotLoopback {
             address: "192.0.2.1:7".parse().unwrap(),
         },

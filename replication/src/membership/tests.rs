@@ -297,3 +297,15 @@ fn an_election_without_an_answer_is_decided_by_the_record() {
         check(6, record(5, 3, &[1, 2, 3]), lost_to(5));
     }
 }
+
+#[test]
+fn a_look_from_before_a_leadership_ends_nothing_and_a_leader_never_joins() {
+    let mut leader = leader(&[1, 2]);
+    let before = Event::Read(Some((Version(4), record(2, 2, &[1, 2]))));
+    assert!(leader.handle(before).is_empty());
+    assert!(!leader.is_fenced());
+    let mut own = member(1);
+    own.1 = member(9).1;
+    assert!(leader.handle(Event::Joins(own, reach(200))).is_empty());
+    assert!(!leader.is_changing());
+}

@@ -190,8 +190,10 @@ impl TcpOptions {
             Address::Named(name) => {
                 use std::net::ToSocketAddrs;
                 let mut last = io::Error::from(io::ErrorKind::NotFound);
-                // The few addresses of a host, one after the other.
-                let found = name.to_socket_addrs()?.take(4).find_map(|address| {
+                // The few addresses of a host, one after the other, within the time that there is.
+                let addresses: Vec<_> = name.to_socket_addrs()?.take(4).collect();
+                let timeout = timeout / u32::try_from(addresses.len().max(1)).expect("a few");
+                let found = addresses.into_iter().find_map(|address| {
                     TcpStream::connect_timeout(&address, timeout)
                         .map_err(|error| last = error)
                         .ok()

@@ -204,6 +204,15 @@ pub(super) fn node_name(called: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
+/// A name in the one spelling that pins go by: certificates are as good for others.
+fn canonical(name: &str) -> String {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return address.to_string();
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.to_ascii_lowercase()
+}
+
 /// The SHA-256 of a certificate's SubjectPublicKeyInfo.
 ///
 /// # Errors
@@ -237,7 +246,9 @@ pub fn key_pin(name: &str, public_key_info: &[u8]) -> Pin {
 
 fn first_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
-    parsed.valid_dns_names().next().map(str::to_owned)
+    // One with a wildcard is nobody's own.
+    let own = parsed.valid_dns_names().find(|name| !name.contains('*'));
+    own.map(str::to_owned)
 }
 
 /// The clock of the process, injected as everywhere.
@@ -282,7 +293,8 @@ impl Trust {
         }
         let mut pins: BTreeMap<String, Vec<[u8; 32]>> = BTreeMap::new();
         for pin in &config.pins {
-            pins.entry(pin.name.clone()).or_default().push(pin.digest);
+            let name = canonical(&pin.name);
+            pins.entry(name).or_default().push(pin.digest);
         }
         if roots.is_empty() && pins.is_empty() {
             let what = "it trusts nobody: name an authority or pin a key";
@@ -303,7 +315,7 @@ impl Trust {
     }
 
     fn is_pinned(&self, digest: &[u8; 32]) -> bool {
-        self.pins.values().flatten().any(|pin| pin == digest)
+        self.pins.values().flatten().any(|pin| pin == digest) && !planted("tls.pinned_name")
     }
 
     /// Whether a certificate is good for a name as far as pins say; `None` where they say nothing.
@@ -313,7 +325,7 @@ impl Trust {
         name: &str,
     ) -> Result<Option<bool>, rustls::Error> {
         let digest = key_digest(certificate)?;
-        Ok(match self.pins.get(name) {
+        Ok(match self.pins.get(&canonical(name)) {
             Some(pins) => Some(pins.contains(&digest) || planted("tls.pin")),
             None => self.is_pinned(&digest).then_some(false),
         })

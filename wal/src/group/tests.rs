@@ -34,6 +34,31 @@ fn a_failure_is_told_to_all_whom_it_did_not_cover_and_ends_the_work() {
     assert_eq!(group.wait(5, || panic!("it was covered")).unwrap(), 5);
 }
 
+#[test]
+fn a_group_that_is_stopped_ends_what_is_under_way_and_begins_nothing() {
+    let group = Group::new(0);
+    let began = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            group.wait(5, || {
+                began.store(1, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                began.store(2, Ordering::SeqCst);
+                Ok(5)
+            })
+        });
+        while began.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        group.stop(Error::Closed);
+        assert_eq!(began.load(Ordering::SeqCst), 2, "it was waited for");
+        assert_eq!(working.join().unwrap().unwrap(), 5, "it was done");
+    });
+    assert_eq!(group.wait(5, || panic!("it was covered")).unwrap(), 5);
+    let closed = group.wait(6, || panic!("it was stopped")).unwrap_err();
+    assert!(matches!(closed, Error::Closed), "{closed}");
+}
+
 /// Who comes while the work is under way waits for it, and is covered or does the next one.
 #[test]
 fn who_comes_during_the_work_waits_for_it() {

@@ -45,7 +45,7 @@ fn each_level_asks_the_confirmations_of_its_own() {
     ] {
         assert_eq!(acks.confirmed(level), wanted, "{level:?}");
     }
-    acks.reset(1);
+    acks.reset(1).tell();
     assert_eq!(acks.confirmed(Durability::Received(1)), [0]);
 }
 
@@ -79,7 +79,7 @@ fn a_wait_ends_with_the_confirmation_or_with_the_leadership() {
     acks.fence(Error::Fenced { ours: 1, found: 2 });
     let ended = wait();
     assert!(matches!(ended, Err(Error::Fenced { .. })), "{ended:?}");
-    acks.reset(1);
+    acks.reset(1).tell();
     db.close().unwrap();
     let ended = wait();
     assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");

@@ -139,7 +139,8 @@ impl Conn {
     /// The life of an accepted connection.
     fn greet(self: &Arc<Conn>) {
         let from = self.from.expect("it was accepted");
-        let admitted = self.handshake(self.shared.options.hello_ms).and_then(|()| {
+        let end_ms = self.began_ms + self.shared.options.hello_ms;
+        let admitted = self.handshake(end_ms).and_then(|()| {
             let frame = self.read_frame(true)?;
             let limit = self.shared.options.conn_count_max;
             let full = Error::Full {
@@ -177,16 +178,15 @@ impl Conn {
     }
 
     /// Authenticates both ends, where that is what the connection does.
-    fn handshake(&self, within_ms: u64) -> Result<()> {
+    fn handshake(&self, end_ms: u64) -> Result<()> {
         #[cfg(feature = "tls")]
         if let Some(Channel::Tls(session)) = self.channel.get() {
-            let end_ms = self.began_ms + within_ms;
             let is_late = || self.shared.now_ms() > end_ms || self.is_aborted();
             return session
                 .handshake(is_late)
                 .map_err(|error| Error::unreachable(&self.peer, error.to_string()));
         }
-        let _ = within_ms;
+        let _ = end_ms;
         Ok(())
     }
 
@@ -231,7 +231,7 @@ impl Conn {
             if self.is_aborted() {
                 return Err(Error::unreachable(&self.peer, "the connection ended"));
             }
-            self.handshake(self.shared.options.connect_ms)?;
+            self.handshake(self.shared.now_ms() + self.shared.options.connect_ms)?;
             let reader = Arc::clone(self);
             self.spawn("repl-read", move || reader.read_all())
         });

@@ -1,7 +1,7 @@
 //! Accepted connections that have not said hello, and what became of those that never did.
 //!
-//! They are anybody's, so they are few: where they are too many the oldest of the address that has the
-//! most makes room. A node that connects while others flood the listener so needs no luck, just to be
+//! They are anybody's, so they are few: where they are too many the oldest of those addresses that have
+//! the most makes room. A node that connects while others flood the listener so needs no luck, just to be
 //! quicker than they are.
 
 use std::collections::BTreeMap;
@@ -39,17 +39,10 @@ impl Strangers {
             return;
         }
         list.push((Arc::clone(conn), from));
-        let staying = list.iter().filter(|(conn, _)| !conn.is_aborted());
-        let mut counts = BTreeMap::new();
-        staying.for_each(|(_, from)| *counts.entry(*from).or_insert(0) += 1);
-        if counts.values().sum::<usize>() > count_max && !planted("strangers.count") {
-            let most = counts.into_iter().max_by_key(|(_, count)| *count);
-            let goes = |(conn, from): &&(Arc<Conn>, IpAddr)| {
-                !conn.is_aborted() && most.is_some_and(|(most, _)| most == *from)
-            };
-            if let Some((oldest, _)) = list.iter().find(goes) {
-                oldest.abort();
-            }
+        let staying: Vec<_> = list.iter().filter(|(conn, _)| !conn.is_aborted()).collect();
+        if staying.len() > count_max && !planted("strangers.count") {
+            let sources: Vec<IpAddr> = staying.iter().map(|(_, from)| *from).collect();
+            staying[who_goes(&sources)].0.abort();
         }
     }
 
@@ -72,6 +65,28 @@ impl Strangers {
         self.reap();
         self.0.lock().is_empty()
     }
+}
+
+/// Which of these has to go, the oldest first: the oldest of all whose source has as many as any. Where all
+/// have one, the newest stays.
+fn who_goes(sources: &[IpAddr]) -> usize {
+    // Whoever has one address of the newer kind has 2^64.
+    let net = |from: &IpAddr| match from {
+        IpAddr::V4(_) => *from,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+    };
+    let count = |from: &IpAddr| {
+        sources
+            .iter()
+            .filter(|other| net(other) == net(from))
+            .count()
+    };
+    let most = sources.iter().map(count).max();
+    let goes = sources.iter().position(|from| Some(count(from)) == most);
+    goes.unwrap_or(0)
 }
 
 /// Why connections were refused before they belonged to anybody: a line per address and minute.
@@ -126,6 +141,30 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_comes_last_stays_unless_its_source_has_more_than_others() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut sources: Vec<_> = (0..32).map(|n| IpAddr::from([10, 0, 0, n])).collect();
+        for node in ["192.0.2.1", "10.0.0.99", "2001:db8::1"] {
+            sources.push(ip(node));
+            assert_eq!(who_goes(&sources), 0, "{node}");
+            sources.pop();
+        }
+        sources[20] = sources[5];
+        assert_eq!(
+            who_goes(&sources),
+            5,
+            "the oldest of those that have the most"
+        );
+        let net = [
+            "192.0.2.1",
+            "2001:db8::1",
+            "2001:db8::2:1",
+            "2001:db8:0:1::1",
+        ];
+        assert_eq!(who_goes(&net.map(ip)), 1, "one net");
+    }
 
     #[test]
     fn an_address_has_one_line_a_minute_and_the_rest_is_counted() {

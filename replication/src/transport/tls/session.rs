@@ -192,9 +192,11 @@ impl Session {
 
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut input = self.input.lock();
+        let mut has_received = false;
         loop {
             match self.session.lock().reader().read(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // Bytes that open nothing yet must not keep the caller from its deadlines.
+                Err(error) if error.kind() == ErrorKind::WouldBlock && !has_received => {}
                 // Frames are whole or not at all: an end that TLS did not announce is as good as one.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                 read => return read,
@@ -202,6 +204,7 @@ impl Session {
             if self.receive(&mut input)? == 0 && input.at == input.len {
                 return Ok(0);
             }
+            has_received = true;
         }
     }
 

@@ -454,7 +454,13 @@ fn a_pinned_key_is_good_for_its_name_and_nothing_else_is() {
     let TransportEvent::Accepted(theirs, _) = wait_for(&mut listen) else {
         panic!("it came")
     };
-    for (name, may) in [("b@h:1", true), ("a@h:1", false), ("y@h:1", false)] {
+    for (name, may) in [
+        ("b@h:1", true),
+        ("B.@h:1", true),
+        ("a@h:1", false),
+        ("A@h:1", false),
+        ("y@h:1", false),
+    ] {
         assert_eq!(listen.may_claim(theirs, name), may, "{name}");
     }
     // Whoever answers as `b` is not `a`, and the authority's word does not replace a pin.
@@ -463,11 +469,10 @@ fn a_pinned_key_is_good_for_its_name_and_nothing_else_is() {
     let same_name = ours.node(&["a"]);
     let mut both = ours.node(&["c"]);
     both.pins = vec![pin_a];
-    check(
-        refused(Some(&same_name), Some(&both), "a@*"),
-        "refuse",
-        wrong,
-    );
+    // However the name is spelled.
+    for to in ["a@*", "A@*", "a.@*"] {
+        check(refused(Some(&same_name), Some(&both), to), "refuse", wrong);
+    }
     // Nobody's key, and no authority.
     let stranger = ours.node(&["b"]);
     let said = refused(
