@@ -367,7 +367,7 @@ impl Conn {
             let written = self.write(channel, &frame);
             self.out.lock().len -= frame.len();
             if let Err(why) = written {
-                return self.fail(why);
+                return self.fail(self.explained(why));
             }
             // Room again: there may be more to ship.
             self.shared.notifier.notify();
@@ -408,10 +408,14 @@ impl Conn {
                 Err(why) => break why,
             }
         };
-        let ended = self.channel.get().and_then(Channel::ended);
-        let why = ended.map_or(why, |what| Error::unreachable(&self.peer, what));
-        self.fail(why);
+        self.fail(self.explained(why));
         self.leave();
+    }
+
+    /// What ended the connection, where that says more than what became of its bytes.
+    fn explained(&self, why: Error) -> Error {
+        let ended = self.channel.get().and_then(Channel::ended);
+        ended.map_or(why, |what| Error::unreachable(&self.peer, what))
     }
 
     /// The next frame; `None` for one that came after the connection was closed here.
