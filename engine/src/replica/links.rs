@@ -51,13 +51,6 @@ impl Links {
     /// What this node calls itself: what others connect to, and under TLS the name of its certificate.
     pub(super) fn name(&self, options: &TcpOptions, listens_at: &str) -> Result<String> {
         let at = self.advertise.as_deref().unwrap_or(listens_at);
-        if at.starts_with("0.0.0.0:") || at.starts_with("[::]:") {
-            return Err(Error::Argument {
-                what: "name of this node",
-                expected: "an address that others can connect to: advertise one".to_owned(),
-                found: at.to_owned(),
-            });
-        }
         #[cfg(feature = "tls")]
         let name = match &options.tls {
             Some(tls) if !at.contains('@') => format!("{}@{at}", tls.name()),
