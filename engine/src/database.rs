@@ -333,6 +333,24 @@ impl Database {
         Ok(Dataset::new(opened, self.clone()))
     }
 
+    /// Whether there is a dataset of that name, open or not.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn has_dataset(&self, name: &str) -> Result<bool> {
+        let id = DatasetId::new(name).map_err(|error| Error::Argument {
+            what: "dataset name",
+            expected: error.expected.to_owned(),
+            found: error.found,
+        })?;
+        let path = files::manifest(&files::dataset(&self.inner.root, &id));
+        match self.env().disk.stat(&path) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e).during("stat", &path).map_err(Error::from),
+        }
+    }
+
     /// Whether a dataset follows another node's, whatever it was opened for here.
     ///
     /// # Errors

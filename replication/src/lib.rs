@@ -25,6 +25,7 @@ pub mod credit;
 pub mod driver;
 pub mod epoch;
 pub mod error;
+pub mod failover;
 pub mod follower;
 pub mod ids;
 pub mod lag;

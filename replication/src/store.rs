@@ -244,6 +244,11 @@ pub enum Report {
         /// The epoch to start.
         epoch: Epoch,
     },
+    /// This node leads no more: a later epoch is known. [`LeaderStore::fenced`] was called.
+    Fenced {
+        /// That epoch.
+        epoch: Epoch,
+    },
     /// This node may not lead.
     NotElected {
         /// Why.

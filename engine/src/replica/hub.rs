@@ -16,6 +16,7 @@ use strandline_replication::{Incarnation, Lineage, NodeId, Notifier, Now};
 use strandline_wal::io::{Clock, Env};
 use strandline_wal::{DatasetId, Epoch};
 
+use super::failover::{Coordination, Failover, FailoverStatus};
 use super::links::Links;
 use super::node::{Campaign, Node, Observed, follow_status, followers_of};
 use super::{FollowStatus, FollowerStatus, Promote, Promotion, RemoteStatus};
@@ -172,6 +173,23 @@ impl Hub {
     ) -> Result<T> {
         let dataset = dataset.clone();
         self.call(move |node, now| node.closed(now, &dataset, work))?
+    }
+
+    pub fn join_cluster(
+        &self,
+        dataset: &Dataset,
+        how: &Failover,
+        coordination: &Coordination,
+    ) -> Result<()> {
+        let (dataset, how) = (dataset.clone(), how.clone());
+        let desk = coordination.desk(&dataset.name(), Arc::clone(&self.notifier));
+        self.call(move |node, now| node.take_part(now, &dataset, &how, desk))?
+    }
+
+    pub fn failover_status(&self, dataset: &Dataset) -> FailoverStatus {
+        let dataset = dataset.clone();
+        self.call(move |node, _| node.failover_status(&dataset))
+            .unwrap_or_default()
     }
 
     pub fn retire(&self, dataset: &Dataset) {

@@ -4,6 +4,7 @@
 //! |------|------|
 //! | a dataset as the driver sees it | `joint` |
 //! | a node: datasets on one driver, acting on its reports | `node` |
+//! | datasets whose leader a coordinator names | `failover`, `node/elected` |
 //! | the thread that steps it over TCP | `hub` |
 //! | how its connections are made | `links` |
 //! | files for a follower that the log no longer reaches | `bundle` |
@@ -11,6 +12,7 @@
 
 mod acks;
 pub(crate) mod bundle;
+mod failover;
 mod hub;
 mod joint;
 mod links;
@@ -23,6 +25,7 @@ use strandline_wal::{DatasetId, Position};
 pub(crate) use acks::Acks;
 #[cfg(test)]
 pub(crate) use acks::ShardAcks;
+pub use failover::{ClusterMember, Coordination, Desk, Failover, FailoverStatus};
 pub(crate) use hub::Hub;
 pub use links::Links;
 #[cfg(feature = "tls")]

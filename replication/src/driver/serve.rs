@@ -9,6 +9,7 @@ use super::Now;
 use super::wires::Wires;
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
+use crate::failover::Follows;
 use crate::ids::{BundleId, Identity, Leadership, NodeId};
 use crate::lag::{FollowerLag, LagGauges, ShardLag};
 use crate::leader::{Action, Event, Leader, LeaderOptions, NO_CLAIM, Serving};
@@ -86,6 +87,11 @@ impl Server {
 
     pub fn due_ms(&self) -> Option<u64> {
         self.machine.due_ms()
+    }
+
+    /// The durable ends of the logs, and how the followers stand.
+    pub fn follows(&self) -> (Vec<u64>, Vec<Follows>) {
+        self.machine.follows()
     }
 
     /// Reads the marks of the store, so that frames are judged by what is written now.
@@ -222,6 +228,7 @@ impl Server {
             Action::Fenced(epoch) => {
                 if let Some(store) = &self.lead {
                     store.fenced(epoch);
+                    store.report(Report::Fenced { epoch });
                 }
             }
             Action::Joined(node, name) => self.source.report(Report::Joined { node, name }),
