@@ -80,7 +80,7 @@ impl Clients {
 
 impl Cluster {
     /// A node that believes that it leads, the newest leader or another.
-    fn some_leader(&self) -> Option<usize> {
+    pub(super) fn some_leader(&self) -> Option<usize> {
         let first = self.clients.below(NODE_COUNT);
         let any = (0..NODE_COUNT).map(|n| (first + n) % NODE_COUNT);
         self.leader
