@@ -25,6 +25,8 @@ use crate::linear::{Call, Content, check};
 
 /// Keys that clients use: few, so that calls meet.
 const REGISTER_COUNT: usize = 3;
+/// Most removals whose outcome is not known, where leaders are elected.
+const OPEN_REMOVAL_COUNT_MAX: usize = 8;
 /// Most clients that name themselves; for messages only.
 const CLIENT_COUNT: usize = 8;
 
@@ -94,10 +96,18 @@ impl Cluster {
             })
     }
 
+    /// Every removal of unknown outcome doubles the orders that are to be tried, and elected leaders are
+    /// deposed often.
+    fn may_remove(&self) -> bool {
+        let is_open = |call: &&Call| call.ended.is_none() && call.removes();
+        !self.is_elected()
+            || self.clients.calls.iter().filter(is_open).count() < OPEN_REMOVAL_COUNT_MAX
+    }
+
     pub(super) fn client_writes(&mut self) {
         let Some(at) = self.some_leader() else { return };
         let key = self.clients.below(REGISTER_COUNT);
-        let removes = self.clients.below(6) == 0;
+        let removes = self.clients.below(6) == 0 && self.may_remove();
         let value = self.clients.next_value;
         self.clients.next_value += 1;
         let to = (!removes).then_some(value);
