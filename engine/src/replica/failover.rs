@@ -162,8 +162,9 @@ impl Coordination {
     }
 
     pub(super) fn desk(&self, dataset: &str, notifier: Arc<Notifier>) -> Box<dyn Desk> {
+        let calls = self.inner.calls.lock().clone();
         Box::new(ThreadDesk {
-            coordination: self.clone(),
+            calls: calls.expect("it goes when the last owner does"),
             dataset: dataset.to_owned(),
             answers: Arc::new(Answers {
                 queue: Mutex::default(),
@@ -197,7 +198,7 @@ fn serve(mut coordinator: Box<dyn Coordinator>, queue: &Receiver<Call>) {
 }
 
 struct ThreadDesk {
-    coordination: Coordination,
+    calls: SyncSender<Call>,
     dataset: String,
     answers: Arc<Answers>,
 }
@@ -210,12 +211,10 @@ impl Desk for ThreadDesk {
             ask,
             answers: Arc::clone(&self.answers),
         };
-        let sent = match &*self.coordination.inner.calls.lock() {
-            Some(calls) => calls.try_send(call),
-            None => Err(TrySendError::Disconnected(call)),
-        };
         // It was not asked: an outcome that is not known is the careful answer.
-        if let Err(TrySendError::Full(call) | TrySendError::Disconnected(call)) = sent {
+        if let Err(TrySendError::Full(call) | TrySendError::Disconnected(call)) =
+            self.calls.try_send(call)
+        {
             let error = ReplicationError::Full {
                 what: "queue of the coordinator",
                 limit: CALL_COUNT_MAX,
@@ -236,6 +235,8 @@ impl Desk for ThreadDesk {
 /// A dataset that takes part in failover until this is stopped or dropped.
 pub struct ClusterMember {
     dataset: Dataset,
+    // Waits for its thread when it is dropped: behind the node's part, which has a way to it.
+    _coordination: Coordination,
 }
 
 impl ClusterMember {
@@ -285,6 +286,9 @@ impl Database {
             false => self.follower(dataset)?,
         };
         hub.join_cluster(&dataset, how, coordination)?;
-        Ok(ClusterMember { dataset })
+        Ok(ClusterMember {
+            dataset,
+            _coordination: coordination.clone(),
+        })
     }
 }

@@ -62,7 +62,9 @@ fn a_slow_member_is_waited_for_until_the_record_has_dropped_it() {
     assert_eq!(leader.handle(done), [policy(&[1, 2], None)]);
     assert_eq!(*leader.record(), after);
     assert!(
-        leader.handle(Event::Slow(vec![member(2), member(1)])).is_empty(),
+        leader
+            .handle(Event::Slow(vec![member(2), member(1)]))
+            .is_empty(),
         "the minimum stays, and so does the leader"
     );
 }

@@ -19,6 +19,15 @@ fn record(epoch: u32, node: u8) -> Record {
     }
 }
 
+/// A machine with the directory above.
+fn machine(seed: u64) -> SimEnv {
+    let env = SimEnv::new(seed);
+    let disk = env.env().disk;
+    disk.create_dir_all(Path::new("/shared")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    env
+}
+
 fn open(env: &SimEnv) -> Result<DirectoryCoordinator> {
     DirectoryCoordinator::open(&env.env(), Path::new(DIR))
 }
@@ -30,7 +39,7 @@ fn newest(coordinator: &mut DirectoryCoordinator) -> (u64, u32) {
 
 #[test]
 fn of_two_changes_of_one_version_one_is_made() {
-    let env = SimEnv::new(1);
+    let env = machine(1);
     let (mut a, mut b) = (open(&env).unwrap(), open(&env).unwrap());
     for n in 1..200 {
         let (first, second) = match n % 2 {
@@ -54,7 +63,7 @@ fn a_change_that_was_told_outlives_the_power() {
     let mut told_count = 0;
     for damage in Damage::ALL {
         for call in 0.. {
-            let env = SimEnv::new(call);
+            let env = machine(call);
             open(&env)
                 .unwrap()
                 .replace("main", Version(0), &record(1, 1))
@@ -87,7 +96,7 @@ fn a_change_that_was_told_outlives_the_power() {
 fn a_record_that_was_seen_outlives_the_power() {
     for damage in Damage::ALL {
         for call in 0..40 {
-            let env = SimEnv::new(call);
+            let env = machine(call);
             let mut writer = open(&env).unwrap();
             writer.read("main").unwrap();
             env.disk.crash_at(env.disk.io_count() + call);
@@ -110,7 +119,7 @@ fn a_record_that_was_seen_outlives_the_power() {
 
 #[test]
 fn a_directory_that_cannot_be_made_is_told() {
-    let env = SimEnv::new(1);
+    let env = machine(1);
     env.disk.limit(Some(0));
     let error = open(&env).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("coordinator"), "{error}");
