@@ -378,6 +378,9 @@ impl Node {
             Report::Stopped { why } => {
                 observed.connected = false;
                 observed.last_error = Some(why.to_string());
+                if let Some(elected) = &mut member.elected {
+                    elected.stopped(now);
+                }
             }
             Report::Fenced { epoch } => {
                 observed.last_error = Some(format!("epoch {epoch} is known: it leads no more"));

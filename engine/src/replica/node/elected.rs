@@ -42,6 +42,12 @@ impl Elected {
         self.machine.policy()
     }
 
+    /// It follows no more. Nobody may be there to act on it, and a full disk may have room again.
+    pub fn stopped(&mut self, now: Now) {
+        let again_ms = now.mono_ms + self.how.in_sync_ms;
+        self.follow_ms.get_or_insert(again_ms);
+    }
+
     /// When it looks again.
     pub fn due_ms(&self) -> u64 {
         self.looked_ms + self.how.lease_ms / LOOKS_PER_LEASE / LOOKS_PER_HEARTBEAT
