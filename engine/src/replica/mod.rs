@@ -8,9 +8,11 @@
 //! | how its connections are made | `links` |
 //! | files for a follower that the log no longer reaches | `bundle` |
 //! | writers that wait for followers | `acks` |
+//! | reports as events for operators | `events` |
 
 mod acks;
 pub(crate) mod bundle;
+mod events;
 mod hub;
 mod joint;
 mod links;

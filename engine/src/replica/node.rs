@@ -22,6 +22,7 @@ use super::joint::Joint;
 use super::{FollowStatus, FollowerStatus, Promotion};
 use crate::dataset::{Dataset, DatasetInner, Reopen};
 use crate::error::{Error, Result};
+use crate::event::What;
 use crate::store::Role;
 use crate::store::recover::NO_LINEAGE;
 
@@ -313,6 +314,7 @@ impl Node {
         let Some(member) = self.members.get_mut(id) else {
             return;
         };
+        super::events::tell(&member.dataset.store(), &report);
         let mut status = self.status.lock();
         let observed = status.entry(id.clone()).or_default();
         match report {
@@ -335,12 +337,8 @@ impl Node {
                 observed.last_error = Some(why.to_string());
             }
             Report::Cut { from, to } => {
-                observed.last_cut = Some(format!(
-                    "shard {}: records {} to {} forked from the leader's and were saved under divergent/",
-                    from.shard,
-                    to.position.seq + 1,
-                    from.position.seq
-                ));
+                observed.last_cut =
+                    Some(super::events::cut(from.shard.0, from.position, to.position));
             }
             Report::BundleBegun { .. } => {}
             Report::BundleInstalled { .. } => {
@@ -351,6 +349,9 @@ impl Node {
                 if kept.is_ok_and(|entries| entries.iter().any(is_kept)) {
                     let text = "its data forked from the leader's and was saved under divergent/";
                     observed.last_cut = Some(text.to_owned());
+                    store.tell(What::Cut {
+                        what: text.to_owned(),
+                    });
                 }
             }
             Report::Stopped { why } => {
@@ -391,6 +392,10 @@ impl Node {
         // What was promised is the epoch that was asked for, should another have been opened.
         let sole = self.member(id).by_majority && store.epoch() == elected;
         self.lead_inner(now, &dataset, sole)?;
+        store.tell(What::Promoted {
+            epoch: store.epoch().0,
+            may_be_lost: may_be_lost.clone(),
+        });
         let promotion = Promotion {
             epoch: store.epoch().0,
             positions: store.positions(),
