@@ -30,6 +30,18 @@ pub struct Event {
     pub what: What,
 }
 
+impl Event {
+    /// Something that happened once.
+    pub fn new(at_ms: u64, dataset: &str, what: What) -> Event {
+        Event {
+            at_ms,
+            dataset: dataset.to_owned(),
+            count: 1,
+            what,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
@@ -287,25 +299,15 @@ impl Events {
             queue.waiting.pop_front();
             queue.dropped += 1;
         }
-        queue.waiting.push_back(Event {
-            at_ms,
-            dataset: dataset.to_owned(),
-            count: 1,
-            what,
-        });
+        queue.waiting.push_back(Event::new(at_ms, dataset, what));
     }
 
     fn take(&self, at_ms: u64) -> Vec<Event> {
         let Queue { waiting, dropped } = std::mem::take(&mut *self.0.lock());
-        let lost = Event {
-            at_ms,
-            dataset: String::new(),
-            count: 1,
-            what: What::Dropped {
-                event_count: dropped,
-            },
+        let what = What::Dropped {
+            event_count: dropped,
         };
-        let lost = (dropped > 0).then_some(lost);
+        let lost = (dropped > 0).then(|| Event::new(at_ms, "", what));
         lost.into_iter().chain(waiting).collect()
     }
 }
