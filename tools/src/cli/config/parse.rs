@@ -83,10 +83,13 @@ fn entries<'e, 'i>(table: &'e DeTable<'i>) -> Vec<Entry<'e, 'i>> {
 /// Reads a file's text.
 pub(super) fn parse<'t>(path: &'t Path, text: &'t str) -> Result<Tables<'t>> {
     let source = Source { path, text };
-    let document = DeTable::parse(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start);
-        source.error(at, error.message().lines().collect::<Vec<_>>().join(" "))
-    })?;
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let place = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+    // Where several are wrong, the later ones may follow from the first.
+    if let Some(error) = errors.iter().min_by_key(|error| place(error)) {
+        let why = error.message().lines().collect::<Vec<_>>().join(" ");
+        return Err(source.error(place(error), why));
+    }
     let mut tables = Tables {
         source,
         sections: BTreeMap::new(),
@@ -216,12 +219,16 @@ fn unknown(section: &Section, name: &str) -> String {
     }
 }
 
-/// The name that takes the fewest edits, where those are few.
+/// The name that this begins, or else the one that takes the fewest edits, where those are few.
 fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let few = (name.len() / 3).clamp(2, 6);
-    let near = names.map(|other| (distance(name, other), other));
-    let (count, other) = near.min()?;
-    (count <= few || other.starts_with(name) && name.len() >= 3).then_some(other)
+    let is_begun = |other: &str| name.len() >= 3 && other.starts_with(name);
+    let edits = |other: &str| match is_begun(other) {
+        true => 0,
+        false => distance(name, other),
+    };
+    let (count, near) = names.map(|other| (edits(other), other)).min()?;
+    (count <= few).then_some(near)
 }
 
 /// Number of characters to insert, remove or replace.
