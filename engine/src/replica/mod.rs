@@ -117,6 +117,10 @@ pub struct RemoteStatus {
     pub leader: String,
     /// Per shard, where its log ends.
     pub positions: Vec<Position>,
+    /// Per shard, the last sequence on its disk.
+    pub durable: Vec<u64>,
+    /// Per shard, the last sequence that its readers see.
+    pub applied: Vec<u64>,
 }
 
 /// Serves a database's datasets until it is stopped or dropped.

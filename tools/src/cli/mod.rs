@@ -1,5 +1,6 @@
 //! The verbs of `strandline`: reading the command line and saying what was done.
 
+mod asked;
 mod certs;
 mod config;
 mod elected;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 use strandline::replica::{Links, Promote as How, Server, remote_status_by};
-use strandline::{Database, NodeRole, Options, Position, ShardRouter};
+use strandline::{Database, DatasetId, NodeRole, Options, Position, ShardRouter};
 use strandline_wal::io::Env;
 
+use super::asked;
 use super::links::LinkArgs;
 use super::stdio;
 use crate::failure::{Exit, Failure, Result};
@@ -97,6 +98,7 @@ fn wait(ending: &mut Ending, database: &Database, server: &Server) {
         teller.tell(database, server);
         std::thread::sleep(POLL);
     }
+    teller.tell(database, server);
 }
 
 /// Prints a line that another program waits for.
@@ -290,7 +292,9 @@ impl Promote {
         let mut ending = Ending::prepare()?;
         let root = &self.place.dir;
         open::datasets(&Env::real_pread(), root)?;
-        let mut options = follower_options(root)?;
+        let mut options = open::stored_options(&Env::real_pread(), root)?;
+        // The others stay what they are.
+        options.followed = vec![DatasetId::new(&self.place.dataset).map_err(Failure::usage)?];
         options.links = Links {
             advertise: self.advertise.clone(),
             ..self.links.read()?
@@ -332,7 +336,8 @@ impl Promote {
 /// `strandline status`
 #[derive(Args)]
 pub struct Status {
-    /// A database directory, or the address of a running node
+    /// A database directory, the address of a running node, or http://ADDR where it serves its status: that
+    /// tells of followers, too
     target: String,
     #[command(flatten)]
     links: LinkArgs,
@@ -351,10 +356,15 @@ struct Standing {
     epoch: u32,
     leader: Option<String>,
     positions: Vec<Position>,
+    /// Of a running node: per shard, the last sequences on its disk and before its readers.
+    marks: Option<(Vec<u64>, Vec<u64>)>,
 }
 
 impl Status {
     pub(super) fn run(self) -> Result<Exit> {
+        if let Some(address) = self.target.strip_prefix("http://") {
+            return asked::print(address, self.dataset.as_deref(), self.json);
+        }
         let path = PathBuf::from(&self.target);
         let is_address = !path.exists() && self.target.contains(':');
         let standings = match is_address {
@@ -376,13 +386,14 @@ impl Status {
     fn remote(&self) -> Result<Standing> {
         let dataset = self.dataset.clone().unwrap_or_default();
         let status = remote_status_by(&self.target, &dataset, &self.links.read()?)?;
-        let named = strandline::DatasetId::new(&dataset).map_err(Failure::usage)?;
+        let named = DatasetId::new(&dataset).map_err(Failure::usage)?;
         Ok(Standing {
             dataset: named.to_string(),
             role: status.role,
             epoch: status.epoch,
             leader: Some(status.leader).filter(|leader| !leader.is_empty()),
             positions: status.positions,
+            marks: Some((status.durable, status.applied)),
         })
     }
 
@@ -411,6 +422,7 @@ impl Standing {
             epoch: epochs.max().unwrap_or(0),
             leader: None,
             positions,
+            marks: None,
         })
     }
 
@@ -421,16 +433,30 @@ impl Standing {
             writeln!(out, "  leader    {leader}")?;
         }
         writeln!(out, "  positions {}", positions_text(&self.positions))?;
+        if let Some(lag) = self.apply_lag().filter(|lag| *lag > 0) {
+            writeln!(out, "  behind    {} not shown", text::plural(lag, "record"))?;
+        }
         Ok(())
     }
 
+    /// Records in its log that its readers do not see.
+    fn apply_lag(&self) -> Option<u64> {
+        let (_, applied) = self.marks.as_ref()?;
+        let pairs = self.positions.iter().zip(applied);
+        Some(pairs.map(|(end, seq)| end.seq.saturating_sub(*seq)).sum())
+    }
+
     fn document(&self) -> Value {
+        let marks = self.marks.as_ref();
         json!({
             "name": self.dataset,
             "role": self.role,
             "epoch": self.epoch,
             "leader": self.leader,
             "positions": positions_json(&self.positions),
+            "durable": marks.map(|(durable, _)| durable),
+            "applied": marks.map(|(_, applied)| applied),
+            "apply_lag": self.apply_lag(),
         })
     }
 }

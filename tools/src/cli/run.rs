@@ -82,6 +82,7 @@ fn run(config: &Config) -> Result<Exit> {
         teller.tell(&database, &running.server);
         std::thread::sleep(POLL);
     }
+    teller.tell(&database, &running.server);
     notify(STOPPING);
     tracing::info!(event = "ending", "ends as it was told to");
     running.stop();
