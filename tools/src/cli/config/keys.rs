@@ -308,7 +308,7 @@ pub(super) const SECTIONS: &[Section] = &[
                 key(
                     "leader",
                     Peer,
-                    Absent("a@a.example:4000", "leader_command says how"),
+                    Absent("a@a.example:4000", "none; this or leader_command must be there"),
                     "The leader's address.",
                 ),
             ),
@@ -319,7 +319,7 @@ pub(super) const SECTIONS: &[Section] = &[
                     Command,
                     Absent(
                         "ssh a strandline serve --stdio --to 127.0.0.1:4000 /data",
-                        "the leader has an address",
+                        "none",
                     ),
                     "A command whose standard input and output are the connection to the leader.",
                 ),
