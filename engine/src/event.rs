@@ -316,6 +316,9 @@ impl Database {
     /// What happened since the last call, oldest first: at most 1024 events, and one that says how many
     /// more there were.
     pub fn events(&self) -> Vec<Event> {
+        for dataset in self.datasets() {
+            dataset.inner().store().tell_log();
+        }
         self.shared().events.take(self.env().clock.wall_ms())
     }
 }

@@ -162,6 +162,8 @@ pub(crate) struct Store {
     compacting: Mutex<Option<compact::Begun>>,
     pressure: Pressure,
     stopped: OnceLock<Error>,
+    /// Whether it was told that a log takes nothing more.
+    told_log: AtomicBool,
     /// It takes no more writes: it is about to be closed.
     closing: AtomicBool,
     closed: AtomicBool,
@@ -509,6 +511,18 @@ impl Store {
     pub fn check_health(&self) -> Result<()> {
         self.check()?;
         Ok(self.logs.iter().try_for_each(|log| log.check())?)
+    }
+
+    /// Tells that a log takes nothing more, once. Whoever meets the failure has it as an error; this is for
+    /// an operator, who looks now and then.
+    pub fn tell_log(&self) {
+        if let Some(error) = self.logs.iter().find_map(|log| log.check().err())
+            && !self.told_log.swap(true, Ordering::AcqRel)
+        {
+            self.tell(What::Stopped {
+                why: error.to_string(),
+            });
+        }
     }
 
     /// Ends all writing: syncs the logs and notes how far they are durable. Where `is_last`, a leader seals

@@ -308,7 +308,10 @@ pub(super) const SECTIONS: &[Section] = &[
                 key(
                     "leader",
                     Peer,
-                    Absent("a@a.example:4000", "none; this or leader_command must be there"),
+                    Absent(
+                        "a@a.example:4000",
+                        "none; this or leader_command must be there",
+                    ),
                     "The leader's address.",
                 ),
             ),
