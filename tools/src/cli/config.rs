@@ -307,14 +307,14 @@ fn role(source: &Source<'_>, table: &Table) -> Result<RoleConfig> {
                     Ok(RoleConfig::Follower { leader, command })
                 }
                 (leader, _) => {
-                    let found = leader.map_or("neither", |_| "both");
+                    let found = match leader {
+                        Some(_) => "both leader and",
+                        None => "neither leader nor",
+                    };
                     let text = format!(
-                        "dataset.leader: found {found} leader and leader_command, expected one of them"
+                        "dataset.leader: found {found} leader_command, expected one of them"
                     );
-                    Err(source.error(
-                        table.at("leader"),
-                        text.replace("neither leader and", "neither leader nor"),
-                    ))
+                    Err(source.error(table.at("leader"), text))
                 }
             }
         }

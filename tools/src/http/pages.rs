@@ -5,6 +5,7 @@ use strandline::replica::FollowerStatus;
 use strandline::{Database, Dataset, Position, Role};
 
 use super::Answer;
+use crate::text::hex;
 
 const JSON: &str = "application/json";
 
@@ -133,8 +134,4 @@ fn follower(follower: &FollowerStatus) -> Value {
 fn positions_of(positions: &[Position]) -> Value {
     let of = |position: &Position| json!({ "epoch": position.epoch.0, "seq": position.seq });
     positions.iter().map(of).collect()
-}
-
-fn hex(id: &[u8; 16]) -> String {
-    crate::text::hex(id)
 }
