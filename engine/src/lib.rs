@@ -36,6 +36,7 @@ pub mod config;
 mod database;
 mod dataset;
 pub mod error;
+pub mod event;
 pub mod files;
 pub mod iter;
 mod keyspace;

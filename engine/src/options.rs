@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use strandline_wal::DatasetId;
+
 use crate::config::NodeConfig;
 use crate::error::{Error, Result};
 use crate::replica::Links;
@@ -133,6 +135,9 @@ pub struct Options {
     pub links: Links,
     /// Who does background work. Default: a thread.
     pub background: Background,
+    /// Datasets that are opened as followers, whatever they were before: so a leader that was deposed comes
+    /// back without another epoch of its own. Default none.
+    pub followed: Vec<DatasetId>,
     /// What this node is. Default: a single node, shard 0, region 0.
     pub node: NodeConfig,
     /// Whether a missing database is created. Default true.
@@ -162,6 +167,7 @@ impl Default for Options {
             links: Links::default(),
             ack_policy: AckPolicy::Refuse,
             background: Background::Thread,
+            followed: Vec::new(),
             node: NodeConfig::default(),
             create: true,
         }

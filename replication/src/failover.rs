@@ -110,6 +110,8 @@ pub enum Event {
 pub enum Action {
     /// Ask the coordinator, behind what it was asked before.
     Ask(u64, Ask),
+    /// Begin a history: nobody has one, and this node is to be the first.
+    Begin,
     /// Stop following; promise this node an epoch above that one.
     Campaign(Epoch),
     /// Open the store as leader of that epoch.
@@ -396,7 +398,11 @@ impl Failover {
         let is_led = !is_start && now < self.patience();
         let may = match &self.seen {
             _ if is_led => false,
-            None => self.options.first.is_some() && self.lineage != Lineage::default(),
+            None if self.options.first.is_some() && self.lineage == Lineage::default() => {
+                self.actions.push_back(Action::Begin);
+                return self.follow(now);
+            }
+            None => self.options.first.is_some(),
             Some(record) if record.leader == self.me => true,
             // Its leader has as long as anybody.
             Some(record) => record.epoch <= self.known,

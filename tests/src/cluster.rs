@@ -225,15 +225,14 @@ impl Cluster {
             elected: (profile == Profile::Elected).then(|| elected::Coordination::new(seed)),
             random,
         };
-        cluster.start(0, NodeRole::Single);
         if cluster.is_elected() {
-            cluster.follow(0);
-            for n in 1..NODE_COUNT {
+            for n in 0..NODE_COUNT {
                 cluster.start(n, NodeRole::Follower);
                 cluster.follow(n);
             }
             return cluster;
         }
+        cluster.start(0, NodeRole::Single);
         let now = cluster.now();
         let leader = cluster.machines[0].up.as_mut().expect("it was started");
         let dataset = leader.dataset();

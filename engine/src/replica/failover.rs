@@ -29,8 +29,9 @@ pub struct Failover {
     /// [`Durability::Received`](crate::Durability::Received) on, 0 to 63. Of the first record: later ones
     /// keep it. With two nodes, 1 means that neither acknowledges such writes while it is alone.
     pub min_in_sync: u32,
-    /// Whether this node may lead a dataset that has no record yet. For one node of the cluster: the one
-    /// that has the data. On all of them it is as good where the dataset is new to all.
+    /// Whether this node may lead a dataset that has no record yet: for one node of the cluster, the one
+    /// that has the data if there are any. Where the dataset is new it begins its history; of two nodes
+    /// that did, one could never follow the other.
     pub first: bool,
     /// A leader that was not heard for this long is replaced, in milliseconds: 100 and more, 3,000 by
     /// default. What is too short costs needless elections and nothing else.
@@ -280,11 +281,7 @@ impl Database {
     ) -> Result<ClusterMember> {
         how.check()?;
         let hub = self.start_hub("127.0.0.1:0")?;
-        // Where there is no history yet, the first leader makes one.
-        let dataset = match how.first && !self.has_dataset(dataset)? {
-            true => self.dataset(dataset)?,
-            false => self.follower(dataset)?,
-        };
+        let dataset = self.follower(dataset)?;
         hub.join_cluster(&dataset, how, coordination)?;
         Ok(ClusterMember {
             dataset,

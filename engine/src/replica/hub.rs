@@ -332,6 +332,8 @@ pub(super) fn ask_status(address: &str, dataset: DatasetId, links: &Links) -> Re
                     epoch: status.epoch.0,
                     leader: status.leader_name,
                     positions: status.shards.iter().map(|(end, _)| end.position).collect(),
+                    durable: status.shards.iter().map(|(_, ack)| ack.durable).collect(),
+                    applied: status.shards.iter().map(|(_, ack)| ack.applied).collect(),
                 });
             }
             Some(Message::Refused(refusal)) => {

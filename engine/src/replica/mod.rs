@@ -9,9 +9,11 @@
 //! | how its connections are made | `links` |
 //! | files for a follower that the log no longer reaches | `bundle` |
 //! | writers that wait for followers | `acks` |
+//! | reports as events for operators | `events` |
 
 mod acks;
 pub(crate) mod bundle;
+mod events;
 mod failover;
 mod hub;
 mod joint;
@@ -118,6 +120,10 @@ pub struct RemoteStatus {
     pub leader: String,
     /// Per shard, where its log ends.
     pub positions: Vec<Position>,
+    /// Per shard, the last sequence on its disk.
+    pub durable: Vec<u64>,
+    /// Per shard, the last sequence that its readers see.
+    pub applied: Vec<u64>,
 }
 
 /// Serves a database's datasets until it is stopped or dropped.

@@ -23,6 +23,7 @@ use super::joint::Joint;
 use super::{FollowStatus, FollowerStatus, Promotion};
 use crate::dataset::{Dataset, DatasetInner, Reopen};
 use crate::error::{Error, Result};
+use crate::event::What;
 use crate::store::Role;
 use crate::store::recover::NO_LINEAGE;
 use elected::Elected;
@@ -335,6 +336,7 @@ impl Node {
         let Some(member) = self.members.get_mut(id) else {
             return;
         };
+        super::events::tell(&member.dataset.store(), &report);
         let mut status = self.status.lock();
         let observed = status.entry(id.clone()).or_default();
         match report {
@@ -357,12 +359,8 @@ impl Node {
                 observed.last_error = Some(why.to_string());
             }
             Report::Cut { from, to } => {
-                observed.last_cut = Some(format!(
-                    "shard {}: records {} to {} forked from the leader's and were saved under divergent/",
-                    from.shard,
-                    to.position.seq + 1,
-                    from.position.seq
-                ));
+                observed.last_cut =
+                    Some(super::events::cut(from.shard.0, from.position, to.position));
             }
             Report::BundleBegun { .. } => {}
             Report::BundleInstalled { .. } => {
@@ -373,6 +371,9 @@ impl Node {
                 if kept.is_ok_and(|entries| entries.iter().any(is_kept)) {
                     let text = "its data forked from the leader's and was saved under divergent/";
                     observed.last_cut = Some(text.to_owned());
+                    store.tell(What::Cut {
+                        what: text.to_owned(),
+                    });
                 }
             }
             Report::Stopped { why } => {
@@ -431,6 +432,10 @@ impl Node {
         let member = self.member(id);
         let sole = (member.by_majority || member.elected.is_some()) && store.epoch() == elected;
         self.lead_inner(now, &dataset, sole)?;
+        store.tell(What::Promoted {
+            epoch: store.epoch().0,
+            may_be_lost: may_be_lost.clone(),
+        });
         let promotion = Promotion {
             epoch: store.epoch().0,
             positions: store.positions(),

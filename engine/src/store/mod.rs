@@ -51,6 +51,7 @@ use strandline_wal::writer::Writer;
 use strandline_wal::{DatasetId, Epoch, Error as LogError, Hlc, ShardId};
 
 use crate::error::{Error, Result};
+use crate::event::{Events, What};
 use crate::manifest::{EpochEntry, Manifest};
 use crate::options::{Background, Options};
 use crate::table::{BlockCache, OpenOptions};
@@ -89,6 +90,8 @@ pub(crate) struct Shared {
     pub hook: Arc<Hook>,
     /// Told of what was shipped here.
     pub arrivals: Arc<Arrivals>,
+    /// What an operator needs to hear.
+    pub events: Arc<Events>,
 }
 
 impl Shared {
@@ -159,6 +162,8 @@ pub(crate) struct Store {
     compacting: Mutex<Option<compact::Begun>>,
     pressure: Pressure,
     stopped: OnceLock<Error>,
+    /// Whether it was told that a log takes nothing more.
+    told_log: AtomicBool,
     /// It takes no more writes: it is about to be closed.
     closing: AtomicBool,
     closed: AtomicBool,
@@ -451,10 +456,27 @@ impl Store {
         self.shared.options.background == Background::Manual
     }
 
+    /// Keeps something for an operator to hear.
+    pub fn tell(&self, what: What) {
+        let at_ms = self.shared.env.clock.wall_ms();
+        self.shared.events.push(at_ms, self.id().as_str(), what);
+    }
+
     /// Ends all writing after a failure that leaves no other way.
     pub fn stop(&self, error: Error) {
+        let what = match &error {
+            Error::Fenced { ours, found } => What::Fenced {
+                ours: *ours,
+                found: *found,
+            },
+            error => What::Stopped {
+                why: error.to_string(),
+            },
+        };
         // The first failure is the one that counts.
-        let _ = self.stopped.set(error);
+        if self.stopped.set(error).is_ok() {
+            self.tell(what);
+        }
         self.pressure.changed.notify_all();
         self.shared.arrived();
     }
@@ -489,6 +511,18 @@ impl Store {
     pub fn check_health(&self) -> Result<()> {
         self.check()?;
         Ok(self.logs.iter().try_for_each(|log| log.check())?)
+    }
+
+    /// Tells that a log takes nothing more, once. Whoever meets the failure has it as an error; this is for
+    /// an operator, who looks now and then.
+    pub fn tell_log(&self) {
+        if let Some(error) = self.logs.iter().find_map(|log| log.check().err())
+            && !self.told_log.swap(true, Ordering::AcqRel)
+        {
+            self.tell(What::Stopped {
+                why: error.to_string(),
+            });
+        }
     }
 
     /// Ends all writing: syncs the logs and notes how far they are durable. Where `is_last`, a leader seals

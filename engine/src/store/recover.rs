@@ -174,6 +174,7 @@ impl Opening<'_> {
             compacting: Mutex::default(),
             pressure: Pressure::default(),
             stopped: Default::default(),
+            told_log: Default::default(),
             closing: false.into(),
             closed: Default::default(),
             epoch_file: Mutex::new(epoch_file),

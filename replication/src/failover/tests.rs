@@ -126,6 +126,17 @@ fn the_first_leader_begins_at_once_and_only_where_it_was_told_to() {
     let actions = it.answer(Answer::Read(Ok(None)));
     assert_eq!(actions, [Action::Campaign(Epoch(0))]);
 
+    // It needs a history, and makes one where nobody else has.
+    let mut it = Machine::new(Some(1));
+    it.it.adopt(Lineage::default());
+    it.wait();
+    assert_eq!(it.answer(Answer::Read(Ok(None))), [Action::Begin]);
+    it.it.adopt(Lineage([9; 16]));
+    let (_, actions) = it.wait();
+    assert!(is_read(&actions));
+    let actions = it.answer(Answer::Read(Ok(None)));
+    assert_eq!(actions, [Action::Campaign(Epoch(0))]);
+
     let mut it = Machine::new(None);
     it.wait();
     assert_eq!(it.answer(Answer::Read(Ok(None))), []);

@@ -1,11 +1,15 @@
 //! The verbs of `strandline`: reading the command line and saying what was done.
 
+mod asked;
 mod certs;
+mod config;
+mod elected;
 mod files;
 mod keys;
 mod links;
 mod node;
 mod repair;
+mod run;
 mod salvage;
 mod show;
 mod stdio;
@@ -48,6 +52,8 @@ enum Verb {
     Export(files::Export),
     /// Print what the database holds, in numbers
     Stats(show::Stats),
+    /// Run a node as its configuration file says, until SIGINT or SIGTERM
+    Node(run::Node),
     /// Lead: serve the database to followers until SIGINT or SIGTERM
     Serve(node::Serve),
     /// Follow a leader until SIGINT or SIGTERM
@@ -98,6 +104,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Import(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Stats(verb) => verb.run(),
+        Verb::Node(verb) => verb.run(),
         Verb::Serve(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
         Verb::Promote(verb) => verb.run(),

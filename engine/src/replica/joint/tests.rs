@@ -455,6 +455,8 @@ fn a_leader_tells_where_it_stands_and_stops_once_another_one_leads() {
     let times = joint.times();
     assert_eq!(times.closed, times.committed);
     joint.fenced(Epoch(9));
+    let events = stores.leader.events();
+    assert_eq!(events.last().map(|it| it.what.name()), Some("fenced"));
     let map = stores.leader.keyspace("map").unwrap();
     let error = map.put("key", "value").unwrap_err();
     assert!(matches!(error, Error::Fenced { found: 9, .. }), "{error}");

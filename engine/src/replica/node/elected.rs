@@ -215,6 +215,15 @@ impl Node {
                     .command(now, Command::Policy(id.clone(), policy));
                 None
             }
+            Action::Begin => {
+                let dataset = Arc::clone(&self.member(id).dataset);
+                self.driver.command(now, Command::Retire(id.clone()));
+                let begun = dataset.reopen(Reopen::role(Role::Leader), || Ok(()));
+                // Where it failed the record is looked at again, and this tried again.
+                let _ = self.fault(id, begun);
+                self.follow_whoever(now, id);
+                None
+            }
             Action::Campaign(above) => {
                 let done = self.claim(now, id, above);
                 self.fault(id, done).err().map(|()| Event::NotClaimed)
