@@ -74,15 +74,14 @@ pub(super) enum RoleConfig {
 
 /// How a node takes part in automatic failover.
 #[derive(Clone, Debug)]
-#[allow(dead_code, reason = "read by what replaces `elected`")]
 pub(super) struct ElectedConfig {
     /// The other nodes.
     pub peers: Vec<String>,
-    /// Nodes in sync, this one included, without which nothing is acknowledged.
+    /// Followers in sync without which no write that waits for followers is acknowledged.
     pub min_in_sync: u8,
     /// How long a leader that is not heard of is waited for.
     pub lease: Duration,
-    /// How long a node may confirm nothing before it is no longer in sync.
+    /// How long a follower may lag behind before it is no longer waited for.
     pub in_sync: Duration,
     /// Where the record of who leads is kept.
     pub coordinator: String,
@@ -326,10 +325,10 @@ fn role(source: &Source<'_>, table: &Table) -> Result<RoleConfig> {
 fn elected(source: &Source<'_>, table: &Table) -> Result<ElectedConfig> {
     let peers = table.list("peers");
     let min_in_sync = table.number("min_in_sync").unwrap_or_default();
-    let node_count = peers.len() as u64 + 1;
-    if min_in_sync > node_count {
+    let peer_count = peers.len() as u64;
+    if min_in_sync > peer_count {
         let text = format!(
-            "dataset.min_in_sync: found {min_in_sync}, expected at most {node_count}, this node and its peers"
+            "dataset.min_in_sync: found {min_in_sync}, expected no more followers than peers, {peer_count}"
         );
         return Err(source.error(table.at("min_in_sync"), text));
     }

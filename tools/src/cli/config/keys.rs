@@ -340,9 +340,9 @@ pub(super) const SECTIONS: &[Section] = &[
                 ELECTED,
                 key(
                     "min_in_sync",
-                    Number(1, 255, "nodes"),
-                    Required("2"),
-                    "Nodes in sync, this one included, without which nothing is acknowledged.",
+                    Number(0, 63, "followers"),
+                    Required("1"),
+                    "Followers in sync without which no write that waits for followers is acknowledged.",
                 ),
             ),
             of(
@@ -359,8 +359,8 @@ pub(super) const SECTIONS: &[Section] = &[
                 key(
                     "in_sync_ms",
                     Number(100, 600_000, "milliseconds"),
-                    DefaultNumber(2_000),
-                    "How long a node may confirm nothing before it is no longer in sync.",
+                    DefaultNumber(10_000),
+                    "How long a follower may lag behind before it is no longer waited for.",
                 ),
             ),
             of(

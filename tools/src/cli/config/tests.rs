@@ -188,7 +188,7 @@ fn what_a_node_does_is_what_the_engine_is_told() {
 /// Each is one line that begins with the place.
 #[test]
 fn bad_configurations_are_named_by_place_key_found_and_expected() {
-    let elected = "[[dataset]]\nrole = \"elected\"\npeers = [\"b:1\"]\nmin_in_sync = 2\ncoordinator = \"file:///x\"\n";
+    let elected = "[[dataset]]\nrole = \"elected\"\npeers = [\"b:1\"]\nmin_in_sync = 1\ncoordinator = \"file:///x\"\n";
     let with = |line: &str| format!("dir = \"d\"\n{line}\n{LEAD}");
     let dataset = |lines: &str| format!("dir = \"d\"\n[[dataset]]\n{lines}\n");
     let cases: Vec<(String, &str, &str)> = vec![
@@ -411,14 +411,14 @@ fn bad_configurations_are_named_by_place_key_found_and_expected() {
         ),
         // Automatic failover.
         (
-            format!("dir = \"d\"\n{}", elected.replace("min_in_sync = 2\n", "")),
+            format!("dir = \"d\"\n{}", elected.replace("min_in_sync = 1\n", "")),
             "2:1",
             "dataset.min_in_sync: found nothing",
         ),
         (
-            format!("dir = \"d\"\n{}", elected.replace("sync = 2", "sync = 3")),
+            format!("dir = \"d\"\n{}", elected.replace("sync = 1", "sync = 2")),
             "5:1",
-            "found 3, expected at most 2",
+            "found 2, expected no more followers than peers, 1",
         ),
         (
             format!(
