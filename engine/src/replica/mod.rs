@@ -33,6 +33,7 @@ pub use links::Links;
 #[cfg(feature = "tls")]
 pub use links::{Pem, Pin, TlsConfig, key_pin};
 pub use node::{Campaign, Node};
+pub use strandline_replication::coordinator;
 
 use crate::database::Database;
 use crate::dataset::Dataset;

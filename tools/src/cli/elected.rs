@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use strandline::Database;
+use strandline::replica::coordinator::Coordinator;
+use strandline::replica::coordinator::directory::DirectoryCoordinator;
 use strandline::replica::{ClusterMember, Coordination, Failover};
-use strandline_replication::coordinator::Coordinator;
-use strandline_replication::coordinator::directory::DirectoryCoordinator;
 use strandline_wal::io::Env;
 
 use super::config::ElectedConfig;
@@ -33,11 +33,11 @@ pub(super) fn elected(
 }
 
 fn coordinator(url: &str) -> Result<Box<dyn Coordinator>> {
-    let failed = |error: strandline_replication::Error| Failure::usage(format!("{url}: {error}"));
     match url.strip_prefix("file://") {
         Some(dir) => {
             let opened = DirectoryCoordinator::open(&Env::real_pread(), Path::new(dir));
-            Ok(Box::new(opened.map_err(failed)?))
+            let opened = opened.map_err(|error| Failure::usage(format!("{url}: {error}")))?;
+            Ok(Box::new(opened))
         }
         None => Err(Failure::usage(format!(
             "{url}: this build has coordinators at file:///DIRECTORY alone"

@@ -10,7 +10,7 @@ use crate::failure::{During, Failure, Result};
 
 /// The options of TLS.
 #[derive(Args, Clone, Debug, Default)]
-pub(super) struct LinkArgs {
+pub(crate) struct LinkArgs {
     /// This node's certificate, in PEM: puts connections under TLS, so that any address is allowed.
     /// Other nodes are then NODE@HOST:PORT, or HOST:PORT where their certificates name the host
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -27,8 +27,14 @@ pub(super) struct LinkArgs {
 }
 
 impl LinkArgs {
+    /// The name of the certificate's file without its ending, as `certs new` gives it: the node's name.
+    pub(crate) fn name(&self) -> Option<String> {
+        let stem = self.tls_cert.as_ref()?.file_stem()?;
+        Some(stem.to_string_lossy().into_owned())
+    }
+
     /// Reads the files.
-    pub(super) fn read(&self) -> Result<Links> {
+    pub(crate) fn read(&self) -> Result<Links> {
         let mut links = Links::default();
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
             let authorities = self.tls_authorities.iter().map(|path| pem(path));

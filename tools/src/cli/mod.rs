@@ -6,7 +6,7 @@ mod config;
 mod elected;
 mod files;
 mod keys;
-mod links;
+pub(crate) mod links;
 mod node;
 mod repair;
 mod run;
