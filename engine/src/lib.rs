@@ -46,6 +46,7 @@ mod node;
 pub mod options;
 pub mod repair;
 pub mod replica;
+pub mod retention;
 pub mod router;
 mod runtime;
 pub mod salvage;

@@ -175,6 +175,11 @@ impl Leader {
         (ends, follow.map(of).collect())
     }
 
+    /// The follower of a connection.
+    pub(crate) fn follower(&self, conn: ConnId) -> Option<&Progress> {
+        self.followers.get(&conn)
+    }
+
     /// Runs `f` on a follower that may have left meanwhile.
     fn with(&mut self, conn: ConnId, f: impl FnOnce(&mut Progress)) {
         if let Some(follower) = self.followers.get_mut(&conn) {
@@ -332,6 +337,7 @@ impl Leader {
         let verdicts = match judged {
             Ok(verdicts) => verdicts,
             Err(why @ Error::Diverged { .. }) => return self.refuse(conn, Reason::Diverged, why),
+            Err(why @ Error::Full { .. }) => return self.refuse(conn, Reason::Busy, why),
             Err(why) => return self.fail(conn, why),
         };
         follower.judged(&verdicts);

@@ -36,6 +36,7 @@ pub mod message;
 mod notify;
 mod progress;
 pub mod quorum;
+pub mod slot;
 pub mod state;
 pub mod store;
 mod sync;

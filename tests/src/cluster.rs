@@ -257,7 +257,7 @@ impl Cluster {
     }
 
     fn options(&self, role: NodeRole) -> Options {
-        let follower_log_len_max = if self.is_behind { 8 << 20 } else { 128 << 10 };
+        let slot_bytes_max = if self.is_behind { 8 << 20 } else { 128 << 10 };
         Options {
             router: ShardRouter::hash(self.shards).expect("1 to 3 shards"),
             background: Background::Manual,
@@ -266,7 +266,7 @@ impl Cluster {
             segment_len_max: 64 << 10,
             table_len_max: 64 << 10,
             // Small, so that a follower that is away for a while needs a bundle.
-            follower_log_len_max,
+            slot_bytes_max: Some(slot_bytes_max),
             node: NodeConfig {
                 role,
                 ..NodeConfig::default()

@@ -445,18 +445,10 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the stores what their followers still need.
+    /// Tells the stores that they may have followers.
     fn keep_log(&self) {
-        let gauges = self.driver.gauges();
-        for (id, member) in &self.members {
-            let store = member.dataset.store();
-            for log in store.logs() {
-                let shard = log.id().shard;
-                let floor = gauges
-                    .durable_everywhere(id, shard)
-                    .map_or(u64::MAX, |seq| seq + 1);
-                store.set_floor(shard, floor);
-            }
+        for member in self.members.values() {
+            member.dataset.store().set_shipped();
         }
     }
 }

@@ -54,6 +54,7 @@ use crate::error::{Error, Result};
 use crate::event::{Events, What};
 use crate::manifest::{EpochEntry, Manifest};
 use crate::options::{Background, Options};
+use crate::retention::Retention;
 use crate::table::{BlockCache, OpenOptions};
 use crate::verify::Problem;
 use catalog::Catalog;
@@ -168,8 +169,10 @@ pub(crate) struct Store {
     closing: AtomicBool,
     closed: AtomicBool,
     epoch_file: Mutex<EpochFile>,
-    /// Per shard, the first sequence that some follower still needs; `u64::MAX` where none does.
+    /// Per shard, the first sequence that some follower lacks; `u64::MAX` where there is none.
     floors: Vec<AtomicU64>,
+    /// Who keeps which part of the logs.
+    retention: OnceLock<Retention>,
     /// Whether it is a node's, which may have followers that were not heard yet.
     is_shipped: AtomicBool,
     counters: Counters,
@@ -580,10 +583,22 @@ impl Store {
         Ok(())
     }
 
-    /// What some follower still needs of a shard's log; `u64::MAX` while there is no follower.
+    /// What some follower lacks of a shard's log; `u64::MAX` while there is no follower.
     pub fn set_floor(&self, shard: ShardId, first_seq: u64) {
         self.floors[usize::from(shard.0)].store(first_seq, Ordering::Release);
+        self.set_shipped();
+    }
+
+    /// It is a node's, which may have followers that were not heard yet.
+    pub fn set_shipped(&self) {
         self.is_shipped.store(true, Ordering::Release);
+    }
+
+    /// Who keeps which part of the logs.
+    pub fn retention(&self) -> &Retention {
+        self.retention
+            .get()
+            .expect("it is set before the store is used")
     }
 
     /// Swaps the memtable for an empty one and queues it for its flush. Requires: the commit lock.

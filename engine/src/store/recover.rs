@@ -37,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{EpochEntry, Manifest, Slots};
 use crate::options::Durability;
+use crate::retention::Retention;
 use crate::table::{OpenOptions, PointerSource, Table};
 
 /// What opening a dataset found and did.
@@ -145,7 +146,7 @@ impl Opening<'_> {
         };
         let lineage = manifest.lineage;
         let floors = logs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
-        let store = Store {
+        let mut store = Store {
             id: self.id.clone(),
             dir: self.dir.to_owned(),
             role: self.role,
@@ -179,6 +180,7 @@ impl Opening<'_> {
             closed: Default::default(),
             epoch_file: Mutex::new(epoch_file),
             floors,
+            retention: Default::default(),
             is_shipped: Default::default(),
             counters: Counters::begin(self.shared.env.clock.mono_ns()),
             damage: Mutex::default(),
@@ -189,6 +191,10 @@ impl Opening<'_> {
             epochs: Mutex::new(epochs),
             shared: self.shared.clone(),
         };
+        let mut warnings = Vec::new();
+        let retention = Retention::open(&store, &mut warnings)?;
+        store.report.warnings.append(&mut warnings);
+        assert!(store.retention.set(retention).is_ok(), "it is set once");
         self.lead(store)
     }
 

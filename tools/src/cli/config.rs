@@ -252,7 +252,8 @@ fn limits(source: &Source<'_>, root: &Table, limits: &Table) -> Result<Options> 
         settle_after: (settle_ms > 0).then_some(Duration::from_millis(settle_ms)),
         cache_len_max: number("cache_len_max"),
         reserve_len_max: number("reserve_len_max"),
-        follower_log_len_max: number("follower_log_len_max"),
+        slot_bytes_max: Some(number("slot_bytes_max")).filter(|len| *len > 0),
+        slot_idle_max_ms: number("slot_idle_max_ms"),
         scrub_rate: root.number("scrub_rate").unwrap_or_default(),
         ..Options::default()
     };

@@ -12,6 +12,7 @@ mod repair;
 mod run;
 mod salvage;
 mod show;
+mod slots;
 mod stdio;
 
 use std::path::Path;
@@ -62,6 +63,8 @@ enum Verb {
     Promote(node::Promote),
     /// Print role, epoch and positions of a directory or of a running node
     Status(node::Status),
+    /// Print what followers need of a leader's log, and who keeps it; or forget a follower
+    Slots(slots::Slots),
     /// Make certificates for connections beyond loopback
     #[command(subcommand)]
     Certs(certs::Certs),
@@ -109,6 +112,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Follow(verb) => verb.run(),
         Verb::Promote(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
+        Verb::Slots(verb) => verb.run(),
         Verb::Certs(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
         Verb::Scrub(verb) => verb.run(),

@@ -264,15 +264,15 @@ fn a_segment_that_a_follower_needs_outlives_its_flush() {
     let dataset = stores.leader.dataset("").unwrap();
     let store = dataset.inner().store();
     let first = |shard| store.log(ShardId(shard)).segments()[0].first_seq();
-    store.set_floor(ShardId(0), 1);
-    store.set_floor(ShardId(1), u64::MAX);
+    let retention = store.retention();
+    retention.hold("test", "", Some(vec![1, u64::MAX]));
     for _ in 0..3 {
         stores.put(900);
         stores.leader.flush().unwrap();
     }
     assert!(first(1) > 1, "nobody needs it");
     assert_eq!(first(0), 1, "a follower does");
-    store.set_floor(ShardId(0), u64::MAX);
+    retention.hold("test", "", None);
     stores.leader.flush().unwrap();
     assert!(first(0) > 1);
 }
