@@ -273,6 +273,11 @@ impl Failover {
         }
     }
 
+    /// The highest epoch of a record that was read, or of a leader that was heard.
+    pub fn known(&self) -> Epoch {
+        self.known
+    }
+
     /// Why the last campaign came to nothing, until another one.
     pub fn refused(&self) -> Option<Refused> {
         self.refused

@@ -510,7 +510,9 @@ impl Outcome {
         let longest = self.failovers.iter().max().copied().unwrap_or_default();
         let (seconds, lease) = (longest.as_secs_f64(), self.lease.as_secs_f64());
         let (count, copies) = (self.failovers.len() as u64, self.bundle_count);
-        println!("acknowledged  {files} in {batches} batches, {len}, each durable on 2 nodes of 3");
+        println!(
+            "acknowledged  {files} in {batches} batches, {len}, each durable on every node in sync, 2 or 3"
+        );
         println!("lost          {}", self.lost_count);
         let (reads, wrong) = (text::count(self.read_count), self.wrong_count);
         println!("read          {reads} values on 3 nodes meanwhile, {wrong} of them wrong");

@@ -14,7 +14,7 @@ use strandline_wal::bug::planted;
 use strandline_wal::{DatasetId, Epoch};
 
 use super::super::failover::{Desk, Failover as How, FailoverStatus};
-use super::{Member, Node};
+use super::{Member, Node, highest_epoch};
 use crate::dataset::{Dataset, Reopen};
 use crate::error::{Error, Result};
 use crate::store::Role;
@@ -77,8 +77,10 @@ impl Member {
         FollowerOptions {
             heartbeat_ms: lease_ms / LOOKS_PER_LEASE,
             silence_ms: lease_ms,
-            greeting_ms: lease_ms / 4,
             retry_ms: RETRY_MS,
+            // What it led itself was the record's, and others may have confirmed it: a leader before that
+            // is over, whether it knows it or not.
+            least_epoch: highest_epoch(&self.dataset.store()).max(elected.machine.known()),
             ..FollowerOptions::default()
         }
     }
