@@ -171,7 +171,10 @@ fn what_a_node_does_is_what_the_engine_is_told() {
     let config = parse(text).unwrap();
     let options = config.options(config.links().unwrap(), ShardRouter::Single);
     let followed: Vec<&str> = options.followed.iter().map(DatasetId::as_str).collect();
-    assert_eq!((followed, options.node.role), (vec!["b"], strandline::NodeRole::Single));
+    assert_eq!(
+        (followed, options.node.role),
+        (vec!["b"], strandline::NodeRole::Single)
+    );
     assert_eq!(options.heal_from, ["n@h:1"]);
     let text = text.replace(
         "role = \"leader\"",
