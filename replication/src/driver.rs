@@ -226,6 +226,7 @@ impl Driver {
 
     /// Does everything that can be done at `now`. `true` where more is left: call it again soon.
     pub fn step(&mut self, now: Now) -> bool {
+        self.wires.is_drained = false;
         self.commands(now);
         for dataset in self.datasets.values_mut() {
             dataset.refresh(now, &mut self.wires);
@@ -244,6 +245,17 @@ impl Driver {
         }
         self.drop_silent(now);
         busy
+    }
+
+    /// Whether anyone follows, or fetches, a dataset that is led here.
+    pub fn is_followed(&self) -> bool {
+        self.datasets.values().any(Dataset::is_followed)
+    }
+
+    /// Whether the last step shipped a log to its end by a short piece: what is written next makes a longer
+    /// one for whoever waits a little.
+    pub fn has_drained(&self) -> bool {
+        self.wires.is_drained
     }
 
     /// When [`Driver::step`] has something to do, as far as that is known ahead.

@@ -153,6 +153,11 @@ impl Leader {
         self.followers.values()
     }
 
+    /// Whether anyone is connected.
+    pub fn is_followed(&self) -> bool {
+        !self.followers.is_empty()
+    }
+
     /// The durable ends of the logs, and how the followers stand.
     pub fn follows(&self) -> (Vec<u64>, Vec<Follows>) {
         let ends = self.marks.values().map(|marks| marks.durable).collect();

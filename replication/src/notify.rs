@@ -1,4 +1,5 @@
-//! The wake-up of the driver: cheap for the many who notify, for the one who waits.
+//! The wake-up of the driver: cheap for the many who notify, for the one who waits; and a pause that only
+//! what is urgent ends.
 
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, fence};
 pub struct Notifier {
     // Set: the driver will look again before it sleeps.
     pending: AtomicBool,
+    // Set: the driver will look again before it sleeps or pauses.
+    urgent: AtomicBool,
     lock: Mutex<()>,
     changed: Condvar,
 }
@@ -27,10 +30,32 @@ impl Notifier {
         self.changed.notify_all();
     }
 
+    /// As [`Notifier::notify`], of what must not wait: ends [`Notifier::linger`], too.
+    pub fn urge(&self) {
+        fence(Ordering::SeqCst);
+        if self.urgent.load(Ordering::Relaxed) || self.urgent.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.pending.swap(true, Ordering::SeqCst);
+        let _guard = self.lock.lock();
+        self.changed.notify_all();
+    }
+
     /// Called before a look: notifications from now on end the next wait.
     pub fn rearm(&self) {
         self.pending.swap(false, Ordering::SeqCst);
+        self.urgent.swap(false, Ordering::SeqCst);
         fence(Ordering::SeqCst);
+    }
+
+    /// Sleeps for `time`, or until [`Notifier::urge`]; other notifications cost nothing meanwhile. To be called
+    /// before the next [`Notifier::rearm`], and followed by a look.
+    pub fn linger(&self, time: Duration) {
+        self.pending.swap(true, Ordering::SeqCst);
+        let mut guard = self.lock.lock();
+        if !self.urgent.load(Ordering::SeqCst) {
+            self.changed.wait_for(&mut guard, time);
+        }
     }
 
     /// Sleeps until a notification that came after [`Notifier::rearm`], or for `timeout`.
@@ -55,6 +80,20 @@ mod tests {
         notifier.wait(Duration::MAX);
         notifier.rearm();
         notifier.wait(Duration::ZERO);
+    }
+
+    #[test]
+    fn only_the_urgent_end_a_pause() {
+        let notifier = Notifier::default();
+        notifier.rearm();
+        notifier.notify();
+        let started = std::time::Instant::now();
+        notifier.linger(Duration::from_millis(20));
+        assert!(started.elapsed() >= Duration::from_millis(20));
+        notifier.urge();
+        notifier.linger(Duration::MAX);
+        notifier.rearm();
+        notifier.linger(Duration::ZERO);
     }
 }
 
@@ -86,6 +125,32 @@ mod loom_models {
                     break;
                 }
                 notifier.wait(Duration::MAX);
+            }
+            thread.join().expect("it does not panic");
+        });
+    }
+
+    /// A thread notifies, then publishes and urges; the driver pauses without a timeout where it sees nothing
+    /// new. It never pauses through what is urgent.
+    #[test]
+    fn no_urge_is_lost() {
+        loom::model(|| {
+            let notifier = Arc::new(Notifier::default());
+            let published = Arc::new(AtomicU64::new(0));
+            let thread = {
+                let (notifier, published) = (Arc::clone(&notifier), Arc::clone(&published));
+                loom::thread::spawn(move || {
+                    notifier.notify();
+                    published.store(1, Ordering::Release);
+                    notifier.urge();
+                })
+            };
+            loop {
+                notifier.rearm();
+                if published.load(Ordering::Acquire) == 1 {
+                    break;
+                }
+                notifier.linger(Duration::MAX);
             }
             thread.join().expect("it does not panic");
         });

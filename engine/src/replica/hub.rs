@@ -22,12 +22,17 @@ use super::node::{Campaign, Node, Observed, follow_status, followers_of};
 use super::{FollowStatus, FollowerStatus, Promote, Promotion, RemoteStatus};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::store::Hook;
+use crate::store::{Hook, News};
 
 /// Most calls that wait for the thread.
 const CALL_COUNT_MAX: usize = 64;
 /// Longest sleep of the thread, in milliseconds.
 const SLEEP_MS_MAX: u64 = 100;
+/// How long the thread lets writes gather that nobody waits for: a frame costs each side about as much as
+/// some 50 records in it.
+const LINGER: Duration = Duration::from_micros(200);
+/// How long after a write that waits for followers it does not: their answers are on the way.
+const AWAITED_NS: u64 = 5_000_000;
 /// How long a status call waits, in milliseconds.
 const STATUS_MS_MAX: u64 = 5_000;
 /// How long a promotion waits beyond the candidate's own patience, in milliseconds.
@@ -85,12 +90,24 @@ impl Hub {
         let (calls, queue) = sync_channel(CALL_COUNT_MAX);
         let stopped = Arc::new(AtomicBool::new(false));
         let wake = Arc::clone(&notifier);
-        hook.set(Some(Arc::new(move || wake.notify())));
+        let wants = Arc::new(Wants::default());
+        let wanted = Arc::clone(&wants);
+        hook.set(Some(Arc::new(move |news| match news {
+            News::Any => wake.notify(),
+            News::Awaited => {
+                wanted.awaited.store(true, Ordering::Release);
+                wake.urge();
+            }
+            News::Written | News::Committed if !wanted.followed.load(Ordering::Acquire) => {}
+            News::Written => wake.notify(),
+            News::Committed => wake.urge(),
+        })));
         let run = Running {
             node,
             queue,
             clock: Arc::clone(&env.clock),
             notifier: Arc::clone(&notifier),
+            wants,
             stopped: Arc::clone(&stopped),
         };
         let thread = std::thread::Builder::new()
@@ -255,18 +272,42 @@ struct Running {
     queue: Receiver<Call>,
     clock: Arc<dyn Clock>,
     notifier: Arc<Notifier>,
+    wants: Arc<Wants>,
     stopped: Arc<AtomicBool>,
+}
+
+/// What writers and the thread tell each other besides the notifier.
+#[derive(Default)]
+struct Wants {
+    /// Set by writes that wait for followers.
+    awaited: AtomicBool,
+    /// Whether anyone follows what is led here: else nobody is woken by a write.
+    followed: AtomicBool,
 }
 
 impl Running {
     fn run(mut self) {
+        let mut awaited_ns = None;
         while !self.stopped.load(Ordering::Acquire) {
             self.notifier.rearm();
+            let now_ns = self.clock.mono_ns();
             let now = now(self.clock.as_ref());
             while let Ok(call) = self.queue.try_recv() {
                 call(&mut self.node, now);
             }
-            if !self.node.step(now) {
+            if self.wants.awaited.swap(false, Ordering::AcqRel) {
+                awaited_ns = Some(now_ns);
+            }
+            let is_busy = self.node.step(now);
+            let followed = self.node.is_followed();
+            if self.wants.followed.swap(followed, Ordering::AcqRel) != followed {
+                // What was written before it was known is not told any more.
+                continue;
+            }
+            let is_awaited = awaited_ns.is_some_and(|at| now_ns.saturating_sub(at) < AWAITED_NS);
+            if self.node.has_drained() && !is_awaited {
+                self.notifier.linger(LINGER);
+            } else if !is_busy {
                 let due = self.node.due_ms().unwrap_or(u64::MAX);
                 let sleep_ms = due.saturating_sub(now.mono_ms).clamp(1, SLEEP_MS_MAX);
                 self.notifier.wait(Duration::from_millis(sleep_ms));

@@ -333,6 +333,16 @@ impl Node {
         busy || any
     }
 
+    /// See [`Driver::is_followed`].
+    pub fn is_followed(&self) -> bool {
+        self.driver.is_followed()
+    }
+
+    /// See [`Driver::has_drained`].
+    pub fn has_drained(&self) -> bool {
+        self.driver.has_drained()
+    }
+
     /// When [`Node::step`] has something to do, as far as that is known ahead.
     pub fn due_ms(&self) -> Option<u64> {
         let members = self.members.values();

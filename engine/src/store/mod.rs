@@ -111,7 +111,7 @@ impl Shared {
 
     /// Something came from a leader, or changed for whoever waits for that.
     pub fn arrived(&self) {
-        self.hook.call();
+        self.hook.call(News::Any);
         self.arrivals.notify();
     }
 
@@ -212,16 +212,31 @@ struct Pressure {
 
 /// Tells whoever wants to know that something is new, in any dataset: the shipping driver.
 #[derive(Default)]
-pub(crate) struct Hook(RwLock<Option<Arc<dyn Fn() + Send + Sync>>>);
+pub(crate) struct Hook(RwLock<Option<Arc<HookFn>>>);
+
+pub(crate) type HookFn = dyn Fn(News) + Send + Sync;
+
+/// What is new, as far as it matters for how soon it is shipped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum News {
+    /// Anything but a write of its own: records of a leader, another role.
+    Any,
+    /// A write that waits for no follower.
+    Written,
+    /// A write waits for followers.
+    Awaited,
+    /// What was written is committed: followers may show it.
+    Committed,
+}
 
 impl Hook {
-    pub fn set(&self, hook: Option<Arc<dyn Fn() + Send + Sync>>) {
+    pub fn set(&self, hook: Option<Arc<HookFn>>) {
         *self.0.write() = hook;
     }
 
-    pub fn call(&self) {
+    pub fn call(&self, news: News) {
         if let Some(hook) = &*self.0.read() {
-            hook();
+            hook(news);
         }
     }
 }
@@ -507,7 +522,7 @@ impl Store {
     pub fn refuse_writes(&self) {
         self.closing.store(true, Ordering::Release);
         self.pressure.changed.notify_all();
-        self.shared.hook.call();
+        self.shared.hook.call(News::Any);
     }
 
     /// As [`Shared::with_reserve`].

@@ -19,7 +19,7 @@ use strandline_wal::{Hlc, ShardId};
 use super::apply::{EXPECT_COUNT, PayloadPlace, apply, expect};
 use super::batch::Changes;
 use super::view::MemLevel;
-use super::{Commit, Counters, Role, Store};
+use super::{Commit, Counters, News, Role, Store};
 use crate::error::{Error, Result};
 use crate::options::Durability;
 
@@ -91,7 +91,10 @@ impl Store {
             // Why it was stopped or closed says more than that it was.
             return Err(self.check().err().unwrap_or(error));
         }
-        self.shared.hook.call();
+        // Whoever synced told of it.
+        if level.local() != Durability::Disk {
+            self.shared.hook.call(News::Written);
+        }
         Ok(())
     }
 
@@ -133,7 +136,10 @@ impl Store {
         let written = self.finish(home, payload, place, !is_durable);
         if is_durable {
             // It is shipped while it is synced here.
-            self.shared.hook.call();
+            self.shared.hook.call(match level.follower_count() {
+                0 => News::Written,
+                _ => News::Awaited,
+            });
         }
         Ok(written)
     }
@@ -328,6 +334,7 @@ impl Store {
         Counters::add(&self.counters.syncs, 1);
         self.watermarks.sync_to(&mark);
         self.watermarks.commit_to(&mark);
+        self.shared.hook.call(News::Committed);
         let now_ns = self.shared.env.clock.mono_ns();
         let due = {
             let marks = self.marks.lock();
@@ -426,7 +433,7 @@ impl Store {
         }
         let timestamp = self.watermarks.published_timestamp();
         self.wait_local(timestamp, self.options().durability.local())?;
-        self.shared.hook.call();
+        self.shared.hook.call(News::Written);
         Ok(self.catalog.number_of(name).expect("it was created above"))
     }
 }

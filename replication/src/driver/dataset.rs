@@ -119,6 +119,11 @@ impl Dataset {
         }
     }
 
+    /// Whether anyone follows it here.
+    pub fn is_followed(&self) -> bool {
+        matches!(&self.role, Role::Leading(server, _) if server.is_followed())
+    }
+
     /// Where it leads: the durable ends of its logs, and how its followers stand.
     pub fn follows(&self) -> Option<(Vec<u64>, Vec<Follows>)> {
         match &self.role {

@@ -22,6 +22,9 @@ use crate::transport::ConnId;
 
 /// Rounds of shipping in one step, so that one step ends.
 const SHIP_ROUNDS_MAX: usize = 64;
+/// Bytes of logs: while less than that comes of a round, who writes is about as quick as who ships, and the
+/// next frames would be hardly longer than their heads.
+const ROUND_LEN_MIN: u64 = 64 << 10;
 
 /// A serving machine with the log that it serves.
 pub(super) struct Server {
@@ -90,6 +93,10 @@ impl Server {
         self.machine.due_ms()
     }
 
+    pub fn is_followed(&self) -> bool {
+        self.machine.is_followed()
+    }
+
     /// The durable ends of the logs, and how the followers stand.
     pub fn follows(&self) -> (Vec<u64>, Vec<Follows>) {
         self.machine.follows()
@@ -137,13 +144,22 @@ impl Server {
         }
     }
 
-    /// Ships what there is, one piece per follower and round.
+    /// Ships what there is, one piece per follower and round. `true` where there may be more.
     pub fn ship(&mut self, now: Now, wires: &mut Wires) -> bool {
+        let mut short_count = 0;
         for _ in 0..SHIP_ROUNDS_MAX {
-            let before = wires.sent_count;
+            let before = (wires.sent_count, wires.data_len);
             self.feed(now, wires, Event::Ship);
-            if wires.sent_count == before {
+            if wires.sent_count == before.0 {
+                wires.is_drained |= short_count > 0;
                 return false;
+            }
+            let len = wires.data_len - before.1;
+            short_count += usize::from((1..ROUND_LEN_MIN).contains(&len));
+            // Every shard had its turn, and one more finds the end.
+            if short_count > self.shards.len() {
+                wires.is_drained = true;
+                return true;
             }
         }
         true

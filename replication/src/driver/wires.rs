@@ -42,6 +42,10 @@ pub(super) struct Wires {
     pub conns: BTreeMap<ConnId, Conn>,
     // Bytes of what was sent in this step; the driver sees from it whether anything happened.
     pub sent_count: u64,
+    /// Bytes of logs that were sent.
+    pub data_len: u64,
+    /// Whether a log was shipped to its end in this step, by a short piece.
+    pub is_drained: bool,
 }
 
 impl Wires {
@@ -50,6 +54,8 @@ impl Wires {
             transport,
             conns: BTreeMap::new(),
             sent_count: 0,
+            data_len: 0,
+            is_drained: false,
         }
     }
 
@@ -95,6 +101,7 @@ impl Wires {
             return Ok(());
         };
         let frame = entry.link.seal_data(head, bytes);
+        self.data_len += bytes.len() as u64;
         self.queue(now, conn, frame)
     }
 
