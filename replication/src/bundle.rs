@@ -49,11 +49,12 @@ pub trait Bundle: Send {
 /// Where bundles come from: the checkpoint of the engine.
 pub trait BundleSource: Send + Sync {
     /// Pins a bundle. `again` names the one that the follower has a part of: the same files are
-    /// given where they are still pinned, a new bundle otherwise.
+    /// given where they are still pinned, a new bundle otherwise. `None` while it is made, which may take as
+    /// long as reading all files does: to be asked again.
     ///
     /// # Errors
     /// The disk's, or a limit on how many are pinned.
-    fn open(&self, again: Option<BundleId>) -> Result<Box<dyn Bundle>>;
+    fn open(&self, again: Option<BundleId>) -> Result<Option<Box<dyn Bundle>>>;
 }
 
 /// How far a sink has come: everything before is staged and checked.

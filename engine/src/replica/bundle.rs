@@ -7,6 +7,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use strandline_replication::bundle::{
@@ -26,6 +28,7 @@ use crate::dataset::{DatasetInner, Reopen};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{EpochEntry, Manifest};
+use crate::options::Background;
 use crate::store::{Role, Store};
 
 const KIND_MANIFEST: u8 = 1;
@@ -38,9 +41,32 @@ const SEQ_BITS: u32 = 48;
 const KEEP: &str = "KEEP-";
 
 /// The bundles that one dataset gives out. The last one stays pinned for a follower that comes back.
+///
+/// Making one reads and hashes all files, while the thread that asks has others to serve: a thread of its own
+/// does it, where the database has threads.
 pub(super) struct Bundles {
     dataset: Arc<DatasetInner>,
-    last: Mutex<Option<Arc<Pinned>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    last: Option<Arc<Pinned>>,
+    making: Option<Making>,
+}
+
+struct Making {
+    thread: Option<JoinHandle<()>>,
+    made: Receiver<Result<Pinned>>,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // It works on files of a database that may be closed next. A panic of it left no answer.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 struct Pinned {
@@ -74,7 +100,7 @@ impl Bundles {
     pub fn new(dataset: Arc<DatasetInner>) -> Bundles {
         Bundles {
             dataset,
-            last: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -88,57 +114,95 @@ impl Bundles {
         plan.ends.iter().all(goes_on)
     }
 
-    fn pin(&self) -> Result<Pinned> {
+    /// A new bundle; `None` while it is made.
+    fn made(&self, state: &mut State) -> Result<Option<Pinned>> {
         let store = self.dataset.store();
-        let env = store.env().clone();
-        let id = BundleId(env.random.next_id());
-        let dir = files::staging(store.dir()).join(format!("out-{id}"));
-        env.disk
-            .create_dir_all(&dir)
-            .during("create directory", &dir)?;
-        copy_dataset(&store, &dir, &mut CheckpointReport::default())?;
-        let disk = env.disk.as_ref();
-        let path = files::manifest(&dir);
-        let manifest = Manifest::load(disk, &path)?.expect("the checkpoint has just stored it");
-        let mut plan = BundlePlan {
-            id,
-            ends: ends_of(disk, &dir, &manifest)?,
-            files: Vec::new(),
-        };
-        let mut paths = Vec::new();
-        for (kind, number, path) in files_of(disk, &dir, &manifest)? {
-            let (len, digest) = digest_of(disk, &path)?;
-            plan.files.push(BundleFile {
-                kind,
-                number,
-                len,
-                digest,
-            });
-            paths.push(path);
+        if store.options().background == Background::Manual {
+            return make(&store).map(Some);
         }
-        Ok(Pinned {
-            env,
-            dir,
-            plan,
-            paths,
-        })
+        if let Some(making) = &state.making {
+            let made = match making.made.try_recv() {
+                Err(TryRecvError::Empty) => return Ok(None),
+                Err(TryRecvError::Disconnected) => {
+                    let text = "the thread of a bundle panicked";
+                    Err(Error::Replication(text.to_owned()))
+                }
+                Ok(made) => made,
+            };
+            state.making = None;
+            let pinned = made?;
+            // While it was made the log may have gone on without it.
+            if self.reaches(&pinned.plan) {
+                return Ok(Some(pinned));
+            }
+        }
+        let (tell, made) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("strandline-bundle".to_owned());
+        let spawned = thread.spawn(move || {
+            // There is room for one, and who does not wait any more needs none.
+            let _ = tell.send(make(&store));
+            store.wake_shipping();
+        });
+        let failed = |error| Error::Replication(format!("no thread for a bundle: {error}"));
+        state.making = Some(Making {
+            thread: Some(spawned.map_err(failed)?),
+            made,
+        });
+        Ok(None)
     }
 }
 
+fn make(store: &Store) -> Result<Pinned> {
+    let env = store.env().clone();
+    let id = BundleId(env.random.next_id());
+    let dir = files::staging(store.dir()).join(format!("out-{id}"));
+    env.disk
+        .create_dir_all(&dir)
+        .during("create directory", &dir)?;
+    copy_dataset(store, &dir, &mut CheckpointReport::default())?;
+    let disk = env.disk.as_ref();
+    let path = files::manifest(&dir);
+    let manifest = Manifest::load(disk, &path)?.expect("the checkpoint has just stored it");
+    let mut plan = BundlePlan {
+        id,
+        ends: ends_of(disk, &dir, &manifest)?,
+        files: Vec::new(),
+    };
+    let mut paths = Vec::new();
+    for (kind, number, path) in files_of(disk, &dir, &manifest)? {
+        let (len, digest) = digest_of(disk, &path)?;
+        plan.files.push(BundleFile {
+            kind,
+            number,
+            len,
+            digest,
+        });
+        paths.push(path);
+    }
+    Ok(Pinned {
+        env,
+        dir,
+        plan,
+        paths,
+    })
+}
+
 impl BundleSource for Bundles {
-    fn open(&self, again: Option<BundleId>) -> Result<Box<dyn Bundle>, ReplicationError> {
-        let mut last = self.last.lock();
-        let pinned = match &*last {
-            Some(pinned) if again == Some(pinned.plan.id) && self.reaches(&pinned.plan) => {
-                Arc::clone(pinned)
-            }
-            _ => {
-                let pinned = Arc::new(self.pin().map_err(failed)?);
-                *last = Some(Arc::clone(&pinned));
-                pinned
-            }
+    fn open(&self, again: Option<BundleId>) -> Result<Option<Box<dyn Bundle>>, ReplicationError> {
+        let mut state = self.state.lock();
+        let known = state
+            .last
+            .clone()
+            .filter(|pinned| again == Some(pinned.plan.id) && self.reaches(&pinned.plan));
+        let pinned = match known {
+            Some(pinned) => pinned,
+            None => match self.made(&mut state).map_err(failed)? {
+                Some(pinned) => Arc::new(pinned),
+                None => return Ok(None),
+            },
         };
-        Ok(Box::new(Reading { pinned }))
+        state.last = Some(Arc::clone(&pinned));
+        Ok(Some(Box::new(Reading { pinned })))
     }
 }
 

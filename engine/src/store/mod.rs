@@ -518,6 +518,11 @@ impl Store {
         }
     }
 
+    /// Has the shipping driver look again.
+    pub fn wake_shipping(&self) {
+        self.shared.hook.call(News::Any);
+    }
+
     /// Takes no more writes, and lets those that wait know; what works on the files goes on.
     pub fn refuse_writes(&self) {
         self.closing.store(true, Ordering::Release);

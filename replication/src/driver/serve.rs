@@ -36,6 +36,8 @@ pub(super) struct Server {
     // Shards whose first record of this epoch is not known yet.
     unstarted: Vec<ShardId>,
     bundles: BTreeMap<ConnId, Box<dyn Bundle>>,
+    // Followers whose bundle is being made, with the one that they had a part of.
+    pinning: BTreeMap<ConnId, BundleId>,
     gauged_ms: u64,
     gauged_count: usize,
 }
@@ -80,6 +82,7 @@ impl Server {
             unstarted: shards.clone(),
             shards,
             bundles: BTreeMap::new(),
+            pinning: BTreeMap::new(),
             gauged_ms: 0,
             gauged_count: 0,
         }
@@ -114,6 +117,7 @@ impl Server {
             .as_ref()
             .map_or(Times::default(), |store| store.times());
         self.feed(now, wires, Event::Marks(marks, times));
+        self.look_after_pins(now, wires);
         let epoch = self.machine.leadership().0.epoch;
         if let Some(store) = self.lead.clone().filter(|_| !self.unstarted.is_empty()) {
             for shard in std::mem::take(&mut self.unstarted) {
@@ -220,10 +224,7 @@ impl Server {
                     Err(why) => events.push_back(Event::Failed(conn, why)),
                 }
             }
-            Action::Pin(conn, again) => {
-                let pinned = self.pin(conn, again);
-                events.push_back(Event::Pinned(conn, pinned));
-            }
+            Action::Pin(conn, again) => events.extend(self.pin(conn, again)),
             Action::ShipPiece {
                 conn,
                 file,
@@ -236,6 +237,7 @@ impl Server {
             },
             Action::Unpin(conn) => {
                 self.bundles.remove(&conn);
+                self.pinning.remove(&conn);
             }
             Action::Confirm(confirmed) => {
                 if let Some(store) = &self.lead {
@@ -314,17 +316,27 @@ impl Server {
         }
     }
 
-    fn pin(&mut self, conn: ConnId, again: BundleId) -> Result<crate::bundle::BundlePlan> {
-        let Some(source) = self.source.bundles() else {
-            let shard = self.shards.first().copied().unwrap_or_default();
-            let first_available = self.source.log(shard).first_seq();
-            return Err(Error::Pruned {
-                shard,
-                needed: 1,
-                first_available,
-            });
+    /// Has a follower's bundle made, and tells of it once that is done.
+    fn pin(&mut self, conn: ConnId, again: BundleId) -> Option<Event> {
+        let opened = match self.source.bundles() {
+            Some(source) => source.open((again != BundleId::default()).then_some(again)),
+            None => {
+                let shard = self.shards.first().copied().unwrap_or_default();
+                Err(Error::Pruned {
+                    shard,
+                    needed: 1,
+                    first_available: self.source.log(shard).first_seq(),
+                })
+            }
         };
-        let bundle = source.open((again != BundleId::default()).then_some(again))?;
+        let bundle = match opened {
+            Ok(Some(bundle)) => bundle,
+            Ok(None) => {
+                self.pinning.insert(conn, again);
+                return None;
+            }
+            Err(why) => return Some(Event::Pinned(conn, Err(why))),
+        };
         let plan = bundle.plan().clone();
         assert!(
             plan.files.len() <= crate::bundle::FILE_COUNT_MAX as usize,
@@ -337,7 +349,18 @@ impl Server {
         {
             store.pinned(follower.peer.node, &plan.ends);
         }
-        Ok(plan)
+        Some(Event::Pinned(conn, Ok(plan)))
+    }
+
+    /// Looks after bundles that were being made.
+    fn look_after_pins(&mut self, now: Now, wires: &mut Wires) {
+        for (conn, again) in std::mem::take(&mut self.pinning) {
+            if self.machine.follower(conn).is_some()
+                && let Some(event) = self.pin(conn, again)
+            {
+                self.feed(now, wires, event);
+            }
+        }
     }
 
     fn ship_piece(

@@ -65,14 +65,14 @@ impl TestBundles {
 }
 
 impl BundleSource for TestBundles {
-    fn open(&self, again: Option<BundleId>) -> Result<Box<dyn Bundle>> {
+    fn open(&self, again: Option<BundleId>) -> Result<Option<Box<dyn Bundle>>> {
         let known = again.and_then(|id| self.0.pins.lock().get(&id).cloned());
         let pin = known.unwrap_or_else(|| {
             let pin = self.pin();
             self.0.pins.lock().insert(pin.0.id, Arc::clone(&pin));
             pin
         });
-        Ok(Box::new(TestBundle(pin, Arc::clone(&self.0))))
+        Ok(Some(Box::new(TestBundle(pin, Arc::clone(&self.0)))))
     }
 }
 

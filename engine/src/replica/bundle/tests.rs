@@ -3,7 +3,7 @@
 use strandline_wal::io::sim::{Damage, SimEnv};
 
 use super::*;
-use crate::options::{Background, Options};
+use crate::options::Options;
 
 #[test]
 fn a_file_of_another_digest_is_refused_and_asked_for_again() {
@@ -213,9 +213,9 @@ fn a_follower_that_comes_back_gets_the_bundle_that_it_began() {
     let map = db.keyspace("map").unwrap();
     map.put("key", "value").unwrap();
     let bundles = Bundles::new(Arc::clone(db.dataset("").unwrap().inner()));
-    let first = bundles.open(None).unwrap().plan().clone();
+    let first = bundles.open(None).unwrap().unwrap().plan().clone();
     map.put("key", "later").unwrap();
-    let mut again = bundles.open(Some(first.id)).unwrap();
+    let mut again = bundles.open(Some(first.id)).unwrap().unwrap();
     assert_eq!(*again.plan(), first);
     for (n, file) in first.files.iter().enumerate() {
         let bytes = again.read(n as u32, 0, usize::MAX).unwrap();
@@ -223,6 +223,32 @@ fn a_follower_that_comes_back_gets_the_bundle_that_it_began() {
         assert_eq!(again.read(n as u32, 3, 5).unwrap(), bytes[3..8]);
     }
     for other in [None, Some(BundleId([9; 16]))] {
-        assert_ne!(bundles.open(other).unwrap().plan().id, first.id);
+        assert_ne!(bundles.open(other).unwrap().unwrap().plan().id, first.id);
     }
+}
+
+#[test]
+fn a_bundle_is_made_beside_whoever_asked_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Options::default().open(dir.path()).unwrap();
+    let map = db.keyspace("map").unwrap();
+    map.put("key", "value").unwrap();
+    let bundles = Bundles::new(Arc::clone(db.dataset("").unwrap().inner()));
+    // The lock is held by nobody while it is made: the answer is always there at once.
+    let asked = bundles.open(None).unwrap();
+    assert!(asked.is_none());
+    let start = std::time::Instant::now();
+    let bundle = loop {
+        if let Some(bundle) = bundles.open(None).unwrap() {
+            break bundle;
+        }
+        assert!(start.elapsed().as_secs() < 20);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    };
+    assert!(!bundle.plan().files.is_empty());
+    // One that nobody took is not left behind.
+    assert!(bundles.open(None).unwrap().is_none());
+    drop((bundle, bundles));
+    let staging = files::staging(db.dataset("").unwrap().inner().store().dir());
+    assert_eq!(std::fs::read_dir(staging).map_or(0, Iterator::count), 0);
 }
