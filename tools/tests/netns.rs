@@ -25,8 +25,9 @@ const LEASE_MS: u64 = 1_000;
 const CUT: Duration = Duration::from_secs(4);
 /// How long everything may take to be well again after a cut.
 const HEAL_MAX: Duration = Duration::from_secs(10);
-/// Most bytes that the leader's process may grow by while a follower is away: its caches and memtables.
-const GROWTH_MAX: u64 = 64 << 20;
+/// Most bytes that the leader's process may grow by during a cut: three memtables of 64 MiB, which any load
+/// fills once, and little more.
+const GROWTH_MAX: u64 = 224 << 20;
 
 /// Per writer, the newest batch that was acknowledged; all below it were, too.
 type Acked = Arc<Mutex<BTreeMap<u32, u32>>>;

@@ -79,6 +79,8 @@ impl Member {
         FollowerOptions {
             heartbeat_ms: lease_ms / LOOKS_PER_LEASE,
             silence_ms: lease_ms,
+            // A leader that stands still is not waited for a second time.
+            greeting_ms: (lease_ms / LOOKS_PER_LEASE).max(RETRY_MS.1),
             retry_ms: RETRY_MS,
             // What it led itself was the record's, and others may have confirmed it: a leader before that
             // is over, whether it knows it or not.
