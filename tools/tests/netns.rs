@@ -22,7 +22,7 @@ const NODE_COUNT: usize = 3;
 /// Milliseconds after which a leader that is not heard is replaced.
 const LEASE_MS: u64 = 1_000;
 /// How long a cut lasts: long enough for others to take over.
-const CUT: Duration = Duration::from_secs(4);
+const CUT: Duration = Duration::from_secs(3);
 /// How long everything may take to be well again after a cut.
 const HEAL_MAX: Duration = Duration::from_secs(10);
 /// Most bytes that the leader's process may grow by during a cut: three memtables of 64 MiB, which any load
