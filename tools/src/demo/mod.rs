@@ -493,9 +493,11 @@ impl Cluster {
             if is_done(&statuses) {
                 return Ok(statuses);
             }
-            if started.elapsed() > SETTLE_MAX {
+            // Whoever was paused has that much to catch up with.
+            let limit = SETTLE_MAX + self.pause.unwrap_or_default();
+            if started.elapsed() > limit {
                 let states: Vec<String> = statuses.iter().map(|s| format!("{s:?}")).collect();
-                let (limit, states) = (SETTLE_MAX.as_secs(), states.join("\n"));
+                let (limit, states) = (limit.as_secs(), states.join("\n"));
                 return Err(Failure::problems(format!(
                     "waited {limit} s in vain for {what}:\n{states}"
                 )));
