@@ -87,6 +87,114 @@ fn primary(machine: &Machine) -> Dataset {
     machine.db.dataset("").unwrap()
 }
 
+/// Three machines: `a` led and is out of reach, `b` was promoted by the promise of `c`, and wrote what `c`
+/// confirmed. Then `b` restarted.
+fn one_deposed_and_one_back() -> (Cluster, [Machine; 3]) {
+    let (mut cluster, mut a, mut b) = leader_and_follower(2);
+    let mut c = cluster.machine("c", SimEnv::new(3));
+    let follower = c.db.follower("").unwrap();
+    let now = cluster.now();
+    c.node.follow(now, &follower, &["a".to_owned()]).unwrap();
+    a.db.keyspace("map").unwrap().put("early", "value").unwrap();
+    cluster.run(&mut [&mut a, &mut b, &mut c], 2_000);
+    cluster.network.part("a", "b");
+    cluster.network.part("a", "c");
+    let how = Promote {
+        peers: vec!["c".to_owned(), "a".to_owned()],
+        node_count: 3,
+        follower_count: 1,
+        force: false,
+    };
+    b.node.campaign(cluster.now(), &primary(&b), &how).unwrap();
+    cluster.run(&mut [&mut a, &mut b, &mut c], 500);
+    let won = b.node.campaign_of(&primary(&b));
+    assert!(matches!(won, Campaign::Won(_)), "{won:?}");
+    let now = cluster.now();
+    c.node.follow(now, &follower, &["b".to_owned()]).unwrap();
+    let map = b.db.keyspace("map").unwrap();
+    map.put("confirmed", "value").unwrap();
+    cluster.run(&mut [&mut b, &mut c], 2_000);
+    let ends: Vec<u64> = primary(&b).positions().iter().map(|end| end.seq).collect();
+    assert_eq!(primary(&b).confirmed(Durability::Durable(1)), ends);
+    cluster.network.detach("b");
+    let disk = b.env.crash(1, Damage::LoseAll);
+    let b = cluster.machine("b", disk);
+    b.db.follower("").unwrap();
+    cluster.network.heal();
+    (cluster, [a, b, c])
+}
+
+/// The winner came back and was told to follow the leader that it had deposed. It gave up its claim and cut
+/// what others had confirmed; these two would then have elected one of them without it.
+#[test]
+fn a_node_that_was_promoted_does_not_follow_the_leader_before_it() {
+    let (mut cluster, [mut a, mut b, mut c]) = one_deposed_and_one_back();
+    let back = primary(&b);
+    let (now, ends) = (cluster.now(), back.positions());
+    b.node.follow(now, &back, &["a".to_owned()]).unwrap();
+    cluster.run(&mut [&mut a, &mut b], 5_000);
+    assert_eq!(back.positions(), ends, "nothing was cut");
+    let status = b.node.follow_status(&back);
+    assert_eq!(status.last_cut, None);
+    let why = status.last_error.unwrap();
+    let told = happened(&b).1;
+    assert!(
+        told.contains("promoted to epoch 2") && told.contains("yield epoch 2"),
+        "{why}\n{told}"
+    );
+    assert!(primary(&a).health().is_err(), "it heard that it is over");
+    // The newer leadership goes on, here or there.
+    let how = Promote {
+        peers: vec!["a".to_owned(), "b".to_owned()],
+        node_count: 3,
+        follower_count: 1,
+        force: false,
+    };
+    c.node.campaign(cluster.now(), &primary(&c), &how).unwrap();
+    cluster.run(&mut [&mut a, &mut b, &mut c], 500);
+    let won = c.node.campaign_of(&primary(&c));
+    assert!(matches!(won, Campaign::Won(_)), "{won:?}");
+    let now = cluster.now();
+    b.node.follow(now, &back, &["c".to_owned()]).unwrap();
+    let old = primary(&a);
+    a.node.follow(now, &old, &["c".to_owned()]).unwrap();
+    cluster.run(&mut [&mut a, &mut b, &mut c], 5_000);
+    for machine in [&a, &b, &c] {
+        assert_eq!(primary(machine).positions(), primary(&c).positions());
+        let map = machine.db.keyspace("map").unwrap();
+        assert!(map.get("confirmed").unwrap().is_some(), "{}", machine.name);
+    }
+}
+
+#[test]
+fn an_epoch_that_is_yielded_is_cut_saved_and_told() {
+    let (mut cluster, [mut a, mut b, _c]) = one_deposed_and_one_back();
+    let back = primary(&b);
+    for wrong in [1, 3] {
+        let error = back.yield_epoch(wrong).unwrap_err();
+        assert!(error.to_string().contains("is not 2"), "{error}");
+    }
+    back.yield_epoch(2).unwrap();
+    assert!(back.yield_epoch(2).is_err(), "once");
+    assert!(primary(&a).yield_epoch(1).is_err(), "it leads");
+    let now = cluster.now();
+    b.node.follow(now, &back, &["a".to_owned()]).unwrap();
+    cluster.run(&mut [&mut a, &mut b], 5_000);
+    assert_eq!(primary(&a).positions(), back.positions());
+    let status = b.node.follow_status(&back);
+    assert!(
+        status
+            .last_cut
+            .is_some_and(|cut| cut.contains("divergent/"))
+    );
+    assert!(b.env.disk.files().iter().any(|(path, bytes)| {
+        let is_saved = path
+            .components()
+            .any(|part| part.as_os_str() == "divergent");
+        is_saved && bytes.windows(9).any(|window| window == b"confirmed")
+    }));
+}
+
 /// Machine `a` leads, machine `b` begins to follow it.
 fn leader_and_follower(shards: u16) -> (Cluster, Machine, Machine) {
     let cluster = Cluster::new(shards);

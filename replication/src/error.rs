@@ -77,6 +77,16 @@ pub enum Error {
         /// The one that is over.
         ours: Epoch,
     },
+    /// The leader's epoch is over: this node was promoted to a later one.
+    #[error(
+        "this node was promoted to epoch {won}, and others may have confirmed what it wrote there; {leader} leads an earlier one and has none of it: follow a leader of a later epoch, or promote a node; only to cut what it wrote, yield epoch {won}"
+    )]
+    Outlived {
+        /// What this node was promoted to.
+        won: Epoch,
+        /// The leader's name.
+        leader: String,
+    },
     /// The other node's dataset is of another history.
     #[error(
         "the dataset here is of lineage {ours}, there of {theirs}; clone it from there or name another leader"
@@ -222,6 +232,7 @@ impl Error {
             | Error::Certificate { .. }
             | Error::NotLoopback { .. }
             | Error::BelowCommitted { .. }
+            | Error::Outlived { .. }
             | Error::Fenced { .. }
             | Error::Io { .. }
             | Error::Store { .. } => Actor::Operator,

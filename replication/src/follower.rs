@@ -255,8 +255,18 @@ impl Follower {
             }
             _ => Some(
                 (self.told_ms + self.options.heartbeat_ms)
-                    .min(self.heard_ms + self.options.silence_ms + 1),
+                    .min(self.heard_ms + self.patience_ms() + 1),
             ),
+        }
+    }
+
+    /// How long the peer may be silent.
+    fn patience_ms(&self) -> u64 {
+        match self.state {
+            State::Connecting | State::Greeting => {
+                self.options.silence_ms.min(self.options.greeting_ms)
+            }
+            _ => self.options.silence_ms,
         }
     }
 
@@ -383,7 +393,7 @@ impl Follower {
                 self.leader_name.clone_from(&peer);
                 self.actions.push_back(Action::Connect(peer));
             }
-            _ if now.saturating_sub(self.heard_ms) > self.options.silence_ms => {
+            _ if now.saturating_sub(self.heard_ms) > self.patience_ms() => {
                 let why = Error::unreachable(&self.leader_name, "it was silent for too long");
                 self.fail(now, why);
             }

@@ -153,8 +153,21 @@ pub enum Profile {
     /// As [`Profile::Full`], with so much written that whoever is away for a while is far behind, and is
     /// sent long pieces instead of a bundle.
     Behind,
+    /// As [`Profile::Full`], with an operator whose word often does not reach the leader that a promotion
+    /// deposes: it goes on, and whoever asks it may follow it.
+    Unheard,
     /// As [`Profile::Full`], with a coordinator in the place of the operator: the nodes elect.
     Elected,
+}
+
+/// An operator who does not reach a deposed leader, keeps the others from it, and has the one that won
+/// follow it by mistake when that one comes back.
+struct Unheard {
+    random: SimRandom,
+    /// It was not told.
+    deposed: Option<usize>,
+    /// It led, and came back.
+    mistaken: Option<usize>,
 }
 
 /// One simulated cluster.
@@ -178,6 +191,8 @@ pub struct Cluster {
     plague: Option<Plague>,
     clients: Clients,
     forced_epochs: BTreeSet<u32>,
+    /// What becomes of the operator's word to a deposed leader; `None` where it always arrives.
+    unheard: Option<Unheard>,
     /// Who leads is a matter of this.
     elected: Option<elected::Coordination>,
 }
@@ -222,6 +237,11 @@ impl Cluster {
             plague: (profile != Profile::Plain).then(|| Plague::new(seed)),
             clients: Clients::new(seed),
             forced_epochs: BTreeSet::new(),
+            unheard: (profile == Profile::Unheard).then(|| Unheard {
+                random: SimRandom::new(seed ^ 0x0dea_f000),
+                deposed: None,
+                mistaken: None,
+            }),
             elected: (profile == Profile::Elected).then(|| elected::Coordination::new(seed)),
             random,
         };
@@ -422,9 +442,10 @@ impl Cluster {
                 };
                 self.counters.add(name, 1);
                 self.note_deposed(candidate);
+                let deposed = self.deposed_by(candidate);
                 self.leader = Some(candidate);
                 self.note_winner();
-                for n in (0..NODE_COUNT).filter(|n| *n != candidate) {
+                for n in (0..NODE_COUNT).filter(|n| *n != candidate && deposed != Some(*n)) {
                     self.follow(n);
                 }
             }
@@ -432,6 +453,46 @@ impl Cluster {
                 self.candidate = None;
                 self.counters.add("promotions refused", 1);
                 self.follow(candidate);
+            }
+        }
+    }
+
+    /// The leader that the operator does not reach after a promotion.
+    fn deposed_by(&mut self, winner: usize) -> Option<usize> {
+        let leads = self.leader.filter(|n| *n != winner && self.leads(*n));
+        let unheard = self.unheard.as_mut()?;
+        unheard.mistaken = None;
+        unheard.deposed = leads.filter(|_| !unheard.random.next_u64().is_multiple_of(4));
+        let count = u64::from(unheard.deposed.is_some());
+        self.counters.add("deposed leaders that go on", count);
+        unheard.deposed
+    }
+
+    /// Whom the operator names to a node while a deposed leader goes on.
+    fn named_to(&self, n: usize) -> Option<Vec<String>> {
+        let unheard = self.unheard.as_ref()?;
+        let deposed = unheard.deposed.filter(|m| *m != n && self.leads(*m))?;
+        let old = self.machines[deposed].name.clone();
+        match unheard.mistaken == Some(n) {
+            true => Some(vec![old]),
+            false => Some(self.others(n).into_iter().filter(|m| *m != old).collect()),
+        }
+    }
+
+    fn leads(&self, n: usize) -> bool {
+        let up = self.machines[n].up.as_ref();
+        up.is_some_and(|up| up.dataset().role() == Role::Leader)
+    }
+
+    /// The operator tells everybody who leads once more: it reaches all now.
+    fn tell_deposed(&mut self) {
+        let Some(unheard) = &mut self.unheard else {
+            return;
+        };
+        (unheard.deposed, unheard.mistaken) = (None, None);
+        for n in 0..NODE_COUNT {
+            if self.leader != Some(n) && self.leads(n) {
+                self.follow(n);
             }
         }
     }
@@ -543,6 +604,11 @@ impl Cluster {
         if self.leader == Some(n) {
             // Coming back as leader is an election: nobody leads until one is won.
             self.leader = None;
+            if let Some(unheard) = &mut self.unheard {
+                unheard.mistaken = Some(n);
+                let is_named = u64::from(self.named_to(n).is_some());
+                self.counters.add("winners told to follow", is_named);
+            }
         }
         self.follow(n);
     }
@@ -727,6 +793,7 @@ impl Cluster {
                 self.promote();
                 continue;
             }
+            self.tell_deposed();
             for n in 0..NODE_COUNT {
                 self.restart(n);
                 self.work(n);

@@ -136,6 +136,30 @@ fn nodes_far_behind_lose_nothing() {
     }
 }
 
+/// A node was promoted, and the leader before it was not told. It restarted and was given all others to
+/// follow: it gave up its claim, followed the old leader, and cut what a follower had confirmed. What a
+/// node won it gives up for a later epoch only.
+#[test]
+fn a_node_that_won_never_follows_the_leader_before_it() {
+    let (first, count) = seeds();
+    let count = count.div_ceil(4);
+    let mut all = Counters::default();
+    for seed in first..first + count {
+        let outcome = Cluster::new(seed, Profile::Unheard).check(ACTION_COUNT);
+        all.merge(&outcome.counters);
+    }
+    println!(
+        "{count} seeds of deposed leaders from {first}: {:#?}",
+        all.counts
+    );
+    if count >= 50 {
+        for name in ["deposed leaders that go on", "winners told to follow"] {
+            let n = all.counts.get(name).copied().unwrap_or_default();
+            assert!(n > 0, "{name} never happened in {count} seeds");
+        }
+    }
+}
+
 /// A coordinator's record says who leads, and nobody else does: leaders crash, are paused and cut off, and
 /// others take over by themselves, while the coordinator fails and answers late.
 #[test]

@@ -49,6 +49,42 @@ fn nothing_acknowledged_is_lost_and_three_copies_are_equal() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// The leader stands still until another one leads, and wakes with clients that write on.
+#[test]
+fn a_leader_that_was_paused_acknowledges_nothing_that_is_lost() {
+    let bench = Bench::new();
+    let home = bench.path("home");
+    std::fs::create_dir(&home).unwrap();
+    let tree = tree(&bench);
+    let arguments = [
+        "demo",
+        "--tree",
+        &tree,
+        "--seconds",
+        "2",
+        "--rounds",
+        "2",
+        "--lease",
+        "500",
+        "--pause",
+        "3000",
+        "--json",
+    ];
+    let output = command("strandline", &arguments)
+        .env("TMPDIR", &home)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}\n{told}");
+    let outcome: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for none in ["lost", "wrong_reads", "woken_unsaved", "full_copies"] {
+        assert_eq!(outcome[none], 0, "{none}: {text}");
+    }
+    assert_eq!(outcome["equal"], true);
+    assert_eq!(outcome["failover_ms"].as_array().unwrap().len(), 2);
+}
+
 #[test]
 fn an_interrupted_demonstration_leaves_nothing_behind() {
     let bench = Bench::new();

@@ -22,7 +22,7 @@ mod node;
 
 use std::net::SocketAddr;
 
-use strandline_wal::{DatasetId, Position};
+use strandline_wal::{DatasetId, Epoch, Position};
 
 pub(crate) use acks::Acks;
 #[cfg(test)]
@@ -242,6 +242,32 @@ impl Dataset {
             None => self.database().start_hub("127.0.0.1:0")?,
         };
         hub.promote(self, how)
+    }
+
+    /// Gives up the epoch that this node was promoted to, so that it follows a leader of an earlier one when
+    /// it next begins to follow. What it wrote in that epoch and others may have confirmed is cut then, and
+    /// saved under `divergent/`; [`FollowStatus::last_cut`] and an event tell.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where this node leads, or `epoch` is not what it was promoted to last; the disk's.
+    pub fn yield_epoch(&self, epoch: u32) -> Result<()> {
+        let store = self.inner().store();
+        let mut file = store.epoch_file().lock();
+        let follows = store.role() == Role::Follower;
+        if follows && file.yield_won(Epoch(epoch))? {
+            return Ok(());
+        }
+        Err(Error::Argument {
+            what: "epoch to yield",
+            expected: match file.unyielded() {
+                Some(won) if follows => won.to_string(),
+                Some(_) => "a node that follows".to_owned(),
+                None => {
+                    "a node that was promoted, and whose epoch no later one has ended".to_owned()
+                }
+            },
+            found: epoch.to_string(),
+        })
     }
 
     /// Per shard, the last sequence that enough followers confirm at a level: what a write at that

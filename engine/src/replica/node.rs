@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use strandline_replication::Error::{Outlived, Refused};
+use strandline_replication::Reason;
 use strandline_replication::candidate::CandidateOptions;
 use strandline_replication::failover::Event;
 use strandline_replication::follower::FollowerOptions;
@@ -355,6 +357,7 @@ impl Node {
         let Some(member) = self.members.get_mut(id) else {
             return;
         };
+        let report = member.explained(report);
         super::events::tell(&member.dataset.store(), &report);
         let mut status = self.status.lock();
         let observed = status.entry(id.clone()).or_default();
@@ -469,6 +472,28 @@ impl Node {
         for member in self.members.values() {
             member.dataset.store().set_shipped();
         }
+    }
+}
+
+impl Member {
+    /// Where no coordinator says who leads, a leader that this node outlived is named as one.
+    fn explained(&self, mut report: Report) -> Report {
+        let won = self.dataset.store().epoch_file().lock().unyielded();
+        let (Report::Left { name, why, .. }, Some(won), None) = (&mut report, won, &self.elected)
+        else {
+            return report;
+        };
+        // What either side names as the leader's epoch.
+        let theirs = match why {
+            Refused { reason, want, .. } if *reason == Reason::StaleEpoch => want.parse().ok(),
+            Refused { reason, have, .. } if *reason == Reason::NotLeader => have.parse().ok(),
+            _ => None,
+        };
+        if theirs.is_some_and(|epoch| Epoch(epoch) < won) {
+            let leader = name.clone();
+            *why = Outlived { won, leader };
+        }
+        report
     }
 }
 

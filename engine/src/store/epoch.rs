@@ -8,9 +8,15 @@
 //! | 4 | 4 | promised | messages of lower epochs are refused |
 //! | 8 | 16 | promised_to | the node whose claim to that epoch was promised |
 //! | 24 | 4 | claimed | the epoch that this node last wanted for itself; 0 once it gave that up |
-//! | 28 | 2 | follows | 1 where the dataset follows another node's; it opens as a follower then. 2 where it also joins: it may lack what its leader had when it came, and does not vote |
-//! | 30 | 2 | led_count | number of epochs that follow, newest last |
-//! | 32 | 4 | led | epochs that this node led itself, 4 bytes each, at most 100 |
+//! | 28 | 1 | follows | 1 where the dataset follows another node's; it opens as a follower then. 2 where it also joins: it may lack what its leader had when it came, and does not vote |
+//! | 29 | 1 | version | 1; 0 in files without `won`, which are read |
+//! | 30 | 2 | led_count | number of epochs at the end, newest last |
+//! | 32 | 4 | won | the last epoch that this node was promoted to, by promises, by a coordinator or by force; 0 for none |
+//! | 36 | 4 | led | epochs that this node led itself, 4 bytes each, at most 100 |
+//!
+//! A claim that was won is not given up: others may have confirmed what was written under it, and a leader
+//! of an earlier epoch has none of that. It ends with the promise of a later epoch, or by
+//! [`EpochFile::yield_won`].
 
 use std::path::{Path, PathBuf};
 
@@ -22,8 +28,9 @@ use strandline_wal::{Epoch, Error, Result};
 pub(crate) const MAGIC: [u8; 4] = *b"SDLE";
 pub(crate) const SLOT_LEN: usize = 512;
 const LED_COUNT_MAX: usize = 100;
+const VERSION: u8 = 1;
 
-const _: () = assert!(32 + 4 * LED_COUNT_MAX + 20 <= SLOT_LEN);
+const _: () = assert!(36 + 4 * LED_COUNT_MAX + 20 <= SLOT_LEN);
 
 /// The open file and what it says.
 pub(crate) struct EpochFile {
@@ -41,6 +48,8 @@ pub(crate) struct Epochs {
     pub promised_to: [u8; 16],
     /// What this node wanted for itself.
     pub claimed: Epoch,
+    /// What it was promoted to last.
+    pub won: Epoch,
     /// Whether the dataset follows another node's.
     pub follows: bool,
     /// Whether it may lack what its leader had when it came.
@@ -104,6 +113,9 @@ impl EpochFile {
             })?),
         };
         next.claimed = next.claimed.max(next.opened);
+        if elected.is_some() {
+            next.won = next.opened;
+        }
         (next.follows, next.joins) = (false, false);
         next.led.push(next.opened);
         if next.led.len() > LED_COUNT_MAX {
@@ -135,13 +147,36 @@ impl EpochFile {
     }
 
     /// Notes that the dataset follows another node's; durable on return. A claim of this node's own
-    /// is given up by it: only promises to others bind.
+    /// is given up by it, down to what it won: only that and promises to others bind.
     pub fn follow(&mut self) -> Result<()> {
+        let won = match planted("epoch.won") {
+            true => Epoch(0),
+            false => self.state.won,
+        };
         self.store_new(Epochs {
             follows: true,
-            claimed: Epoch(0),
+            claimed: won,
             ..self.state.clone()
         })
+    }
+
+    /// The epoch that this node won and that no later promise has ended.
+    pub fn unyielded(&self) -> Option<Epoch> {
+        let won = self.state.won;
+        (won > self.state.promised).then_some(won)
+    }
+
+    /// Gives up the epoch that this node won, if it is `epoch`; `false` where it is not. Durable on return.
+    pub fn yield_won(&mut self, epoch: Epoch) -> Result<bool> {
+        if self.unyielded() != Some(epoch) && !planted("epoch.yield") {
+            return Ok(false);
+        }
+        self.store(Epochs {
+            won: Epoch(0),
+            claimed: Epoch(0),
+            ..self.state.clone()
+        })?;
+        Ok(true)
     }
 
     /// Forgets that this node led epochs that are in no log of it any more; durable on return. The
@@ -183,9 +218,10 @@ impl EpochFile {
         payload.extend_from_slice(&next.promised.0.to_le_bytes());
         payload.extend_from_slice(&next.promised_to);
         payload.extend_from_slice(&next.claimed.0.to_le_bytes());
-        let follows = u16::from(next.follows || next.joins) + u16::from(next.joins);
-        payload.extend_from_slice(&follows.to_le_bytes());
+        let follows = u8::from(next.follows || next.joins) + u8::from(next.joins);
+        payload.extend_from_slice(&[follows, VERSION]);
         payload.extend_from_slice(&(next.led.len() as u16).to_le_bytes());
+        payload.extend_from_slice(&next.won.0.to_le_bytes());
         for epoch in &next.led {
             payload.extend_from_slice(&epoch.0.to_le_bytes());
         }
@@ -205,7 +241,7 @@ fn decode(loaded: Option<Loaded>, path: &Path) -> Result<Epochs> {
             path,
             16,
             "epochs",
-            "32 bytes and 4 for each epoch led",
+            "36 bytes and 4 for each epoch led",
             found,
         )
     })
@@ -216,8 +252,13 @@ fn parse(payload: &[u8]) -> Option<Epochs> {
     let (promised, rest) = rest.split_first_chunk()?;
     let (promised_to, rest) = rest.split_first_chunk()?;
     let (claimed, rest) = rest.split_first_chunk()?;
-    let (follows, rest) = rest.split_first_chunk()?;
+    let ([follows, version], rest) = rest.split_first_chunk()?;
     let (count, rest) = rest.split_first_chunk()?;
+    let (won, rest) = match *version {
+        0 => (&[0; 4], rest),
+        VERSION => rest.split_first_chunk()?,
+        _ => return None,
+    };
     if rest.len() != 4 * usize::from(u16::from_le_bytes(*count)) {
         return None;
     }
@@ -227,8 +268,9 @@ fn parse(payload: &[u8]) -> Option<Epochs> {
         promised: Epoch(u32::from_le_bytes(*promised)),
         promised_to: *promised_to,
         claimed: Epoch(u32::from_le_bytes(*claimed)),
-        follows: u16::from_le_bytes(*follows) != 0,
-        joins: u16::from_le_bytes(*follows) == 2,
+        won: Epoch(u32::from_le_bytes(*won)),
+        follows: *follows != 0,
+        joins: *follows == 2,
         led: led.map(|c| Epoch(u32::from_le_bytes(*c))).collect(),
     })
 }

@@ -49,6 +49,14 @@ fn every_error_names_its_peer_place_and_values_and_who_must_act() {
         &["shard 3", "17", "0x000000ab", "0x000000cd", "verify both"],
     );
     check(
+        Error::Outlived {
+            won: Epoch(4),
+            leader: "node-a".to_owned(),
+        },
+        Operator,
+        &["promoted to epoch 4", "node-a leads", "yield epoch 4"],
+    );
+    check(
         Error::BelowCommitted {
             shard: ShardId(3),
             committed: 20,

@@ -270,7 +270,7 @@ impl Cluster {
             (Loss::Joining { .. }, Some(leader)) if leader != n => {
                 vec![self.machines[leader].name.clone()]
             }
-            _ => self.others(n),
+            _ => self.named_to(n).unwrap_or_else(|| self.others(n)),
         }
     }
 

@@ -127,6 +127,10 @@ pub struct Follow {
     /// HOST:PORT at which other nodes reach this one [default: where it listens]
     #[arg(long, value_name = "ADDR")]
     advertise: Option<String>,
+    /// Give up epoch N, which this node was promoted to, and follow a leader of an earlier one: what it
+    /// wrote there is cut, whoever confirmed it, and saved under divergent/
+    #[arg(long, value_name = "N")]
+    yield_epoch: Option<u32>,
     #[command(flatten)]
     links: LinkArgs,
     #[command(flatten)]
@@ -149,6 +153,9 @@ impl Follow {
             return Ok(Exit::Ok);
         };
         let database = options.open(&self.place.dir)?;
+        if let Some(epoch) = self.yield_epoch {
+            database.dataset(&self.place.dataset)?.yield_epoch(epoch)?;
+        }
         let server = database.serve(&self.listen)?;
         let following = database.follow(&leader, &self.place.dataset)?;
         say(&format!("listening {}", server.address()))?;

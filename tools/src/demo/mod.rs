@@ -5,7 +5,8 @@
 //! directory; this one is their client. It notes what was acknowledged to it, kills the leader with SIGKILL
 //! while writers write and readers read, goes on with whoever leads next, brings the old leader back, and
 //! compares: every acknowledged batch on every node, the digests of their states, and the bytes of their
-//! logs.
+//! logs. With `--pause` the leader only stands still meanwhile, and its clients go on when it wakes: nothing
+//! that it acknowledges then at `Durable` may be lost, and what its disk alone has must be saved.
 
 mod live;
 pub mod node;
@@ -23,7 +24,7 @@ use strandline_wal::io::Env;
 use self::live::Live;
 use self::node::Status;
 use self::process::{Process, SharedLedger, certify, read};
-use self::work::{Checked, State};
+use self::work::{Checked, DISK_WRITER, State};
 use crate::failure::{During, Exit, Failure, Result};
 use crate::inspect::{diff, store, verify};
 use crate::signal::Ending;
@@ -59,6 +60,10 @@ pub struct Demo {
     /// Milliseconds after which a leader that is not heard is replaced
     #[arg(long, default_value_t = 1_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=60_000))]
     lease: u64,
+    /// Stop the leader with SIGSTOP for so many milliseconds in place of killing it: clients of its own go on
+    /// when it wakes, though another one leads by then
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=300_000))]
+    pause: Option<u64>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -73,8 +78,10 @@ struct Outcome {
     lost_count: u64,
     read_count: u64,
     wrong_count: u64,
-    /// From each SIGKILL to the next acknowledged write.
+    /// From each SIGKILL, or SIGSTOP, to the next acknowledged write.
     failovers: Vec<Duration>,
+    /// What leaders that were paused wrote when they woke.
+    woken: Option<Woken>,
     lease: Duration,
     /// Full copies that a node took: a follower that comes back needs none.
     bundle_count: u64,
@@ -83,6 +90,18 @@ struct Outcome {
     logs: Vec<diff::LogDiff>,
     problems: Vec<String>,
     took: Duration,
+}
+
+/// What leaders that were paused acknowledged by their own disks.
+#[derive(Clone, Debug, Default)]
+struct Woken {
+    /// Batches that such a leader acknowledged at `Durable` once it woke; they are among those that are
+    /// looked for on every node.
+    durable_count: u64,
+    /// Batches that are in nobody's history, and lie under `divergent/`.
+    saved_count: u64,
+    /// Batches that are neither there nor there.
+    unsaved: Vec<String>,
 }
 
 impl Demo {
@@ -108,7 +127,11 @@ impl Demo {
             .tempdir()
             .map_err(|error| Failure::io(format!("a temporary directory: {error}")))?;
         let lease = Duration::from_millis(self.lease);
-        let mut cluster = Cluster::start(home.path(), live, lease)?;
+        let pause = self.pause.map(Duration::from_millis);
+        if pause.is_some_and(|pause| pause <= lease) {
+            return Err(Failure::usage("--pause must be longer than --lease"));
+        }
+        let mut cluster = Cluster::start(home.path(), live, lease, pause)?;
         let outcome = cluster.play(&tree, Duration::from_secs(self.seconds), self.rounds);
         drop(cluster);
         let cleaned = home.close();
@@ -141,9 +164,13 @@ struct Cluster {
     nodes: Vec<Process>,
     home: PathBuf,
     lease: Duration,
+    pause: Option<Duration>,
+    woken: Woken,
     ledger: SharedLedger,
     live: Live,
     started: Instant,
+    /// The load that was started last.
+    phase: u32,
     /// Of nodes that are gone.
     read_count: u64,
     wrong_count: u64,
@@ -152,14 +179,17 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(home: &Path, live: Live, lease: Duration) -> Result<Cluster> {
+    fn start(home: &Path, live: Live, lease: Duration, pause: Option<Duration>) -> Result<Cluster> {
         let mut cluster = Cluster {
             nodes: Vec::new(),
             home: home.to_owned(),
             lease,
+            pause,
+            woken: Woken::default(),
             ledger: SharedLedger::default(),
             live,
             started: Instant::now(),
+            phase: 0,
             read_count: 0,
             wrong_count: 0,
             bundle_count: 0,
@@ -208,13 +238,16 @@ impl Cluster {
 
     fn play(&mut self, tree: &Path, load: Duration, rounds: u32) -> Result<Outcome> {
         let mut failovers = Vec::new();
-        self.load(1, tree)?;
-        for round in 1..=rounds {
+        self.load(tree)?;
+        for _ in 0..rounds {
             self.watch(load / rounds)?;
-            failovers.push(self.round(round, tree)?);
+            failovers.push(match self.pause {
+                Some(pause) => self.pause_round(pause, tree)?,
+                None => self.round(tree)?,
+            });
             self.watch(load / 4 / rounds)?;
         }
-        let _: Value = self.nodes[0].ask("stop")?;
+        let _: Vec<Value> = self.ask_all("stop")?;
         self.live.say("load stopped; waiting for the copies");
         let statuses = self.settle("copies to become equal", |statuses| {
             let ends = &statuses[0].positions;
@@ -225,7 +258,7 @@ impl Cluster {
     }
 
     /// The leader is killed, another one takes over, and the old one comes back.
-    fn round(&mut self, round: u32, tree: &Path) -> Result<Duration> {
+    fn round(&mut self, tree: &Path) -> Result<Duration> {
         let statuses = self.statuses()?;
         let old = self.nodes.remove(0);
         self.note(&statuses[0]);
@@ -235,13 +268,7 @@ impl Cluster {
         self.live.say(&format!(
             "node {number} killed with SIGKILL, in the middle of its writes"
         ));
-        self.find_leader(killed)?;
-        self.load(round + 1, tree)?;
-        let failover = self.first_ack(round + 1)?.duration_since(killed);
-        self.live.say(&format!(
-            "writing goes on after {:.2} s",
-            failover.as_secs_f64()
-        ));
+        let failover = self.go_on(killed, tree)?;
         let mut back = Process::start(number, &old_dir, &self.certs(), &self.ledger)?;
         let listen = address
             .rsplit_once('@')
@@ -255,6 +282,76 @@ impl Cluster {
         Ok(failover)
     }
 
+    /// The leader stands still, another one takes over, and the old one wakes with its clients.
+    fn pause_round(&mut self, pause: Duration, tree: &Path) -> Result<Duration> {
+        self.follow_leader(tree)?;
+        let (old, phase) = (self.nodes.remove(0), self.phase);
+        let number = old.number;
+        let paused = Instant::now();
+        old.pause(true)?;
+        self.live.say(&format!(
+            "node {number} paused with SIGSTOP, in the middle of its writes"
+        ));
+        let failover = self.go_on(paused, tree)?;
+        self.watch(pause.saturating_sub(paused.elapsed()))?;
+        let durable_count = read(&self.ledger).count_of(phase);
+        old.pause(false)?;
+        self.nodes.push(old);
+        self.settle("the old leader to be in sync", |statuses| {
+            statuses.iter().filter(|status| status.leads).count() == 1 && are_in_sync(statuses)
+        })?;
+        let writer = phase * 100 + DISK_WRITER;
+        let back = NODE_COUNT - 1;
+        let _: Value = self.nodes[back].ask("stop")?;
+        let (durable, newest) = {
+            let ledger = read(&self.ledger);
+            let newest = ledger.on_disk.get(&writer).copied().unwrap_or_default();
+            (ledger.count_of(phase) - durable_count, newest)
+        };
+        let missing: Vec<String> = self.nodes[back].ask(&format!("missing {writer}:{newest}"))?;
+        let saved = divergent(&self.nodes[back].dir)?;
+        let (there, gone): (Vec<String>, Vec<String>) = missing
+            .into_iter()
+            .partition(|key| saved.windows(key.len()).any(|part| part == key.as_bytes()));
+        self.live.say(&format!(
+            "node {number} woke and is back, as a follower; it acknowledged {durable} batches at Durable then; {} that its disk alone had are saved under divergent/",
+            there.len()
+        ));
+        self.woken.durable_count += durable;
+        self.woken.saved_count += there.len() as u64;
+        self.woken.unsaved.extend(gone);
+        Ok(failover)
+    }
+
+    /// Writes with whoever takes over.
+    fn go_on(&mut self, ended: Instant, tree: &Path) -> Result<Duration> {
+        self.find_leader(ended)?;
+        self.load(tree)?;
+        let failover = self.first_ack(tree)?.duration_since(ended);
+        self.live.say(&format!(
+            "writing goes on after {:.2} s",
+            failover.as_secs_f64()
+        ));
+        Ok(failover)
+    }
+
+    /// Where another node leads by now than the one that was told to write, it is told instead.
+    fn follow_leader(&mut self, tree: &Path) -> Result<()> {
+        let statuses = self.statuses()?;
+        let mut leaders = (0..statuses.len()).filter(|n| statuses[*n].leads);
+        let (Some(leader), None) = (leaders.next(), leaders.next()) else {
+            return Ok(());
+        };
+        if leader != 0 {
+            let _: Value = self.nodes[0].ask("stop")?;
+            self.nodes.swap(0, leader);
+            self.live
+                .say(&format!("node {} leads now", self.nodes[0].number));
+            self.load(tree)?;
+        }
+        Ok(())
+    }
+
     /// Takes up what is asked for in the end, of a node that goes.
     fn note(&mut self, status: &Status) {
         self.read_count += status.read_count;
@@ -263,13 +360,20 @@ impl Cluster {
         self.cut = self.cut.take().or(status.cut.clone());
     }
 
-    /// Starts the writers of a phase on the leader.
-    fn load(&mut self, phase: u32, tree: &Path) -> Result<()> {
+    /// Starts the writers of the next phase on the leader.
+    fn load(&mut self, tree: &Path) -> Result<()> {
+        self.phase += 1;
+        let phase = self.phase;
         let tree = tree.display();
         let free = Env::real_pread().disk.free_len(&self.nodes[0].dir);
         let free = free.ok().flatten().unwrap_or(u64::MAX);
         let len_max = PHASE_LEN_MAX.min(free / PHASE_DISK_PART);
-        let _: Value = self.nodes[0].ask(&format!("load {phase} {len_max} {tree}"))?;
+        let verb = if self.pause.is_some() {
+            "persist"
+        } else {
+            "load"
+        };
+        let _: Value = self.nodes[0].ask(&format!("{verb} {phase} {len_max} {tree}"))?;
         Ok(())
     }
 
@@ -289,11 +393,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// When the first batch of a phase was acknowledged.
-    fn first_ack(&mut self, phase: u32) -> Result<Instant> {
+    /// When the first batch of this phase was acknowledged, or of a later one, if leaders change.
+    fn first_ack(&mut self, tree: &Path) -> Result<Instant> {
         let started = Instant::now();
         loop {
-            if let Some(first) = read(&self.ledger).first.get(&phase) {
+            if let Some(first) = read(&self.ledger).first.get(&self.phase) {
                 return Ok(*first);
             }
             if started.elapsed() > SETTLE_MAX {
@@ -306,6 +410,9 @@ impl Cluster {
             }
             self.live.check()?;
             std::thread::sleep(Duration::from_millis(2));
+            if self.pause.is_some() {
+                self.follow_leader(tree)?;
+            }
         }
     }
 
@@ -386,9 +493,11 @@ impl Cluster {
             if is_done(&statuses) {
                 return Ok(statuses);
             }
-            if started.elapsed() > SETTLE_MAX {
+            // Whoever was paused has that much to catch up with.
+            let limit = SETTLE_MAX + self.pause.unwrap_or_default();
+            if started.elapsed() > limit {
                 let states: Vec<String> = statuses.iter().map(|s| format!("{s:?}")).collect();
-                let (limit, states) = (SETTLE_MAX.as_secs(), states.join("\n"));
+                let (limit, states) = (limit.as_secs(), states.join("\n"));
                 return Err(Failure::problems(format!(
                     "waited {limit} s in vain for {what}:\n{states}"
                 )));
@@ -424,6 +533,7 @@ impl Cluster {
                 read_count: self.read_count + reads(|status| status.read_count),
                 wrong_count: self.wrong_count + reads(|status| status.wrong_count),
                 failovers,
+                woken: self.pause.map(|_| std::mem::take(&mut self.woken)),
                 lease: self.lease,
                 bundle_count,
                 cut: self.cut.take().or(cut),
@@ -470,6 +580,25 @@ impl Cluster {
     }
 }
 
+/// The bytes of all tails that a node saved.
+fn divergent(dir: &Path) -> Result<Vec<u8>> {
+    let (mut bytes, mut dirs) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).during("list", &dir)?.flatten() {
+            let path = entry.path();
+            let is_saved = path
+                .components()
+                .any(|part| part.as_os_str() == "divergent");
+            if path.is_dir() {
+                dirs.push(path);
+            } else if is_saved {
+                bytes.extend(std::fs::read(&path).during("read", &path)?);
+            }
+        }
+    }
+    Ok(bytes)
+}
+
 /// Whether there is a leader, and all nodes have everything that it acknowledged.
 fn are_in_sync(statuses: &[Status]) -> bool {
     let leader = statuses.iter().find(|status| status.leads);
@@ -485,7 +614,12 @@ impl Outcome {
 
     fn is_good(&self) -> bool {
         let is_intact = self.problems.is_empty() && self.wrong_count == 0;
-        self.lost_count == 0 && self.batch_count > 0 && self.are_equal() && is_intact
+        let are_saved = match &self.woken {
+            // Whoever was only paused has everything up to the fork, and needs no copy.
+            Some(woken) => woken.unsaved.is_empty() && self.bundle_count == 0,
+            None => true,
+        };
+        self.lost_count == 0 && self.batch_count > 0 && self.are_equal() && is_intact && are_saved
     }
 
     fn print(&self, as_json: bool) {
@@ -510,6 +644,10 @@ impl Outcome {
         let longest = self.failovers.iter().max().copied().unwrap_or_default();
         let (seconds, lease) = (longest.as_secs_f64(), self.lease.as_secs_f64());
         let (count, copies) = (self.failovers.len() as u64, self.bundle_count);
+        let signal = match self.woken {
+            Some(_) => "SIGSTOP",
+            None => "SIGKILL",
+        };
         println!(
             "acknowledged  {files} in {batches} batches, {len}, each durable on every node in sync, 2 or 3"
         );
@@ -517,10 +655,17 @@ impl Outcome {
         let (reads, wrong) = (text::count(self.read_count), self.wrong_count);
         println!("read          {reads} values on 3 nodes meanwhile, {wrong} of them wrong");
         println!(
-            "failover      {seconds:.2} s from SIGKILL to the next acknowledged write, at most, in {} with a lease of {lease:.2} s; {} taken",
-            text::plural(count, "round"),
-            text::plural(copies, "full copy").replace("copys", "copies")
+            "failover      {seconds:.2} s from {signal} to the next acknowledged write, at most, in {} with a lease of {lease:.2} s; full copies taken: {copies}",
+            text::plural(count, "round")
         );
+        if let Some(woken) = &self.woken {
+            println!(
+                "woken         {} batches acknowledged at Durable by old leaders when they woke; of what their disks alone had, {} batches are saved under divergent/, {} are gone",
+                woken.durable_count,
+                woken.saved_count,
+                woken.unsaved.len()
+            );
+        }
         match &self.cut {
             Some(cut) => println!("old leader    came back with writes nobody acknowledged: {cut}"),
             None => println!("old leader    came back with nothing that the others lacked"),
@@ -542,7 +687,8 @@ impl Outcome {
 
     /// What is not as it should be, on standard error.
     fn complain(&self) {
-        for problem in self.lost.iter().chain(&self.problems) {
+        let unsaved = self.woken.iter().flat_map(|woken| &woken.unsaved);
+        for problem in self.lost.iter().chain(&self.problems).chain(unsaved) {
             eprintln!("{problem}");
         }
         for log in self
@@ -567,6 +713,9 @@ impl Outcome {
             "wrong_reads": self.wrong_count,
             "failover_ms": self.failovers.iter().map(|time| time.as_millis() as u64).collect::<Vec<_>>(),
             "full_copies": self.bundle_count,
+            "woken_durable": self.woken.as_ref().map(|woken| woken.durable_count),
+            "woken_saved": self.woken.as_ref().map(|woken| woken.saved_count),
+            "woken_unsaved": self.woken.as_ref().map(|woken| woken.unsaved.len()),
             "cut": self.cut,
             "equal": self.are_equal(),
             "states": self.states,

@@ -6,9 +6,11 @@
 //! | `serve ADDR` | `ok {"address"}`: opens the database, listens there |
 //! | `join LEASE_MS first\|later COORDINATOR ADDR,..` | `ok {}`: takes part with these others; whoever is first leads a new dataset |
 //! | `load PHASE BYTES DIRECTORY` | `ok {}`, then `ack WRITER NUMBER FILES BYTES` for every batch |
+//! | `persist PHASE BYTES DIRECTORY` | as `load`; what fails is tried again, and one more writer says `disk WRITER NUMBER` for what is on this disk |
 //! | `stop` | `ok {}`: no batch is written after it |
 //! | `status` | `ok {..}`, see [`Status`] |
 //! | `check WRITER:NUMBER,..` | `ok {..}`, see `super::work::Checked` |
+//! | `missing WRITER:NUMBER` | `ok [KEY,..]`: marks up to that number that are not here |
 //! | `digest` | `ok {..}`, see `super::work::State` |
 //! | `quit` | `ok {}`: closed |
 //!
@@ -27,7 +29,7 @@ use strandline::{Database, Dataset, DatasetId, NodeRole, Options, Position, Role
 use strandline_wal::io::Env;
 
 use super::SHARD_COUNT;
-use super::work::{Load, Readers, check, digest};
+use super::work::{Load, Readers, check, digest, missing};
 use crate::cli::links::LinkArgs;
 use crate::failure::{Exit, Failure, Result};
 use crate::signal::Ending;
@@ -218,8 +220,8 @@ impl Part {
 
     fn act(&mut self, verb: &str, rest: &str) -> Result<Value> {
         match verb {
-            "load" => {
-                self.load = Some(Load::start(self.dataset(), rest)?);
+            "load" | "persist" => {
+                self.load = Some(Load::start(self.dataset(), rest, verb == "persist")?);
                 Ok(json!({}))
             }
             "stop" => {
@@ -228,6 +230,7 @@ impl Part {
             }
             "status" => json_of(&self.status()),
             "check" => json_of(&check(self.dataset(), rest)?),
+            "missing" => json_of(&missing(self.dataset(), rest)?),
             "digest" => json_of(&digest(self.dataset())?),
             _ => Err(Failure::usage(format!("no command {verb:?}"))),
         }

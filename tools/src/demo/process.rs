@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
 use crate::failure::{During, Failure, Result};
@@ -27,6 +28,8 @@ pub(super) struct Ledger {
     pub file_count: u64,
     /// Bytes of these.
     pub len: u64,
+    /// Per writer, the newest batch that its leader's disk alone acknowledged.
+    pub on_disk: BTreeMap<u32, u32>,
     /// Per phase, when its first batch was acknowledged.
     pub first: BTreeMap<u32, Instant>,
 }
@@ -40,6 +43,20 @@ impl Ledger {
             .map(|(w, n)| format!("{w}:{n}"))
             .collect();
         parts.join(",")
+    }
+
+    /// Batches that a phase has.
+    pub fn count_of(&self, phase: u32) -> u64 {
+        let of_phase = self.newest.range(phase * 100..(phase + 1) * 100);
+        of_phase.map(|(_, number)| u64::from(*number)).sum()
+    }
+
+    /// Takes up `WRITER NUMBER`.
+    fn take_on_disk(&mut self, line: &str) -> Option<()> {
+        let (writer, number) = line.split_once(' ')?;
+        self.on_disk
+            .insert(writer.parse().ok()?, number.parse().ok()?);
+        Some(())
     }
 
     /// Takes up `WRITER NUMBER FILES BYTES`.
@@ -185,6 +202,16 @@ impl Process {
         Ok(self.dir.clone())
     }
 
+    /// Stops it where it stands, with SIGSTOP, or lets it go on.
+    pub fn pause(&self, is_paused: bool) -> Result<()> {
+        let signal = match is_paused {
+            true => Signal::STOP,
+            false => Signal::CONT,
+        };
+        kill_process(Pid::from_child(&self.child), signal)
+            .map_err(|error| self.failure(&format!("cannot be paused: {error}")))
+    }
+
     /// Lets it close its database and waits for its end.
     pub fn quit(mut self) -> Result<PathBuf> {
         let _: serde_json::Value = self.ask("quit")?;
@@ -226,6 +253,10 @@ fn listen(stdout: ChildStdout, answers: &Sender<Result<String, String>>, ledger:
             "ack" => {
                 // Half a line, cut by the kill, was heard by nobody.
                 let _ = read(ledger).take(rest);
+                Ok(())
+            }
+            "disk" => {
+                let _ = read(ledger).take_on_disk(rest);
                 Ok(())
             }
             "ok" => answers.send(Ok(rest.to_owned())),

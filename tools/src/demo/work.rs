@@ -34,8 +34,14 @@ const SMALL_LEN_MAX: u64 = 2 << 10;
 /// What a reader waits between two reads: three nodes share this machine with the writers.
 const READ_PAUSE: Duration = Duration::from_micros(500);
 
+/// The writer of a phase that is acknowledged by its leader's disk alone.
+pub(super) const DISK_WRITER: u32 = WRITER_COUNT;
+
 /// Names that are never part of the tree.
 pub(super) const EXCLUDED: [&str; 2] = ["target", ".git"];
+
+/// What a writer waits before it tries again what failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Writers that write until they are stopped.
 pub(super) struct Load {
@@ -50,8 +56,9 @@ struct Source {
 }
 
 impl Load {
-    /// `PHASE BYTES DIRECTORY`
-    pub fn start(dataset: &Dataset, arguments: &str) -> Result<Load> {
+    /// `PHASE BYTES DIRECTORY`. A stubborn load tries what failed again until it is stopped, and one more
+    /// writer of it is acknowledged by the disk of this node alone.
+    pub fn start(dataset: &Dataset, arguments: &str, is_stubborn: bool) -> Result<Load> {
         let usage = || Failure::usage("load PHASE BYTES DIRECTORY");
         let (phase, rest) = arguments.split_once(' ').ok_or_else(usage)?;
         let (len_max, root) = rest.split_once(' ').ok_or_else(usage)?;
@@ -60,8 +67,13 @@ impl Load {
         let sources: Arc<Vec<Source>> = Arc::new(sources(Path::new(root)));
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        for n in 0..WRITER_COUNT {
+        for n in 0..WRITER_COUNT + u32::from(is_stubborn) {
             let writer = Writer {
+                level: match n {
+                    DISK_WRITER => Durability::Disk,
+                    _ => Durability::Durable(1),
+                },
+                is_stubborn,
                 dataset: dataset.clone(),
                 files: dataset.keyspace(FILES)?,
                 marks: dataset.keyspace(MARKS)?,
@@ -135,6 +147,9 @@ pub(super) fn measure(root: &Path) -> (u64, u64) {
 
 struct Writer {
     dataset: Dataset,
+    level: Durability,
+    /// Tries again what failed.
+    is_stubborn: bool,
     files: Keyspace,
     marks: Keyspace,
     id: u32,
@@ -150,10 +165,29 @@ impl Writer {
     fn run(mut self) -> Result<()> {
         let mut number = 0;
         while !self.stop.load(Ordering::Relaxed) {
+            let at = self.at;
+            let (file_count, len) = match self.batch(number + 1) {
+                Ok(written) => written,
+                Err(_) if self.is_stubborn => {
+                    // Some of it may be there already: the same again, by the same names.
+                    self.at = at;
+                    std::thread::sleep(RETRY_PAUSE);
+                    let files = open::keyspace(&self.dataset, FILES);
+                    let marks = open::keyspace(&self.dataset, MARKS);
+                    if let (Some(files), Some(marks)) = (files, marks) {
+                        (self.files, self.marks) = (files, marks);
+                    }
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
             number += 1;
-            let (file_count, len) = self.batch(number)?;
-            // Said only now: the batch is on two disks.
-            say(&format!("ack {} {number} {file_count} {len}", self.id))?;
+            let id = self.id;
+            // Said only now: the batch is on the disks that it waits for.
+            match self.level {
+                Durability::Disk => say(&format!("disk {id} {number}"))?,
+                _ => say(&format!("ack {id} {number} {file_count} {len}"))?,
+            }
         }
         Ok(())
     }
@@ -181,7 +215,7 @@ impl Writer {
             (file_count, len) = (file_count + 1, len + content.len());
         }
         batch.put(&self.marks, mark_key(self.id, number), &mark)?;
-        batch.commit_with(Durability::Durable(1))?;
+        batch.commit_with(self.level)?;
         let spend = |left: u64| Some(left.saturating_sub(len as u64));
         // Never fails: it always has a new value.
         let _ = self
@@ -300,7 +334,7 @@ fn read_one(
         return Ok(None);
     }
     let last = String::from_utf8_lossy(cursor.key().unwrap_or_default()).into_owned();
-    let writers = super::WRITER_COUNT;
+    let writers = WRITER_COUNT;
     let phase = last[..6].parse::<u32>().unwrap_or(0) / 100;
     let writer = phase * 100 + u32::try_from(random % u64::from(writers)).unwrap_or(0);
     let newest: u64 = last[7..].parse().unwrap_or(1);
@@ -336,6 +370,23 @@ fn wrong_in(
         }
         Some(_) => None,
     })
+}
+
+/// The keys of the marks that a node lacks of `WRITER:NUMBER`, the number and all below it.
+pub(super) fn missing(dataset: &Dataset, written: &str) -> Result<Vec<String>> {
+    let usage = || Failure::usage("missing WRITER:NUMBER");
+    let (writer, newest) = written.split_once(':').ok_or_else(usage)?;
+    let writer: u32 = writer.parse().map_err(|_| usage())?;
+    let newest: u32 = newest.parse().map_err(|_| usage())?;
+    let (snapshot, marks) = open::read_keyspace(dataset, MARKS)?;
+    let mut missing = Vec::new();
+    for number in 1..=newest {
+        let key = mark_key(writer, number);
+        if snapshot.get(&marks, &key)?.is_none() {
+            missing.push(key);
+        }
+    }
+    Ok(missing)
 }
 
 /// What of everything acknowledged a node holds.

@@ -9,9 +9,11 @@ use strandline_replication::failover::{
 use strandline_replication::follower::FollowerOptions;
 use strandline_replication::leader::LeaderOptions;
 use strandline_replication::quorum::Policy;
-use strandline_replication::{Command, Incarnation, Lineage, NodeId, Now};
+use strandline_replication::{
+    Command, Error as ReplicationError, Identity, Incarnation, Lineage, NodeId, Now,
+};
 use strandline_wal::bug::planted;
-use strandline_wal::{DatasetId, Epoch};
+use strandline_wal::{DatasetId, Epoch, unless};
 
 use super::super::failover::{Desk, Failover as How, FailoverStatus};
 use super::{Member, Node, highest_epoch};
@@ -77,6 +79,8 @@ impl Member {
         FollowerOptions {
             heartbeat_ms: lease_ms / LOOKS_PER_LEASE,
             silence_ms: lease_ms,
+            // A leader that stands still is not waited for a second time.
+            greeting_ms: (lease_ms / LOOKS_PER_LEASE).max(RETRY_MS.1),
             retry_ms: RETRY_MS,
             // What it led itself was the record's, and others may have confirmed it: a leader before that
             // is over, whether it knows it or not.
@@ -277,6 +281,7 @@ impl Node {
                 let opened = self.member(id).dataset.store().epoch();
                 if done.is_ok() {
                     self.elected(id)?.status.elected_count += 1;
+                    let _ = unless!("elected.slots", self.keep_for_members(id));
                 }
                 Some(done.map_or(Event::NotOpened, |()| Event::Opened(opened)))
             }
@@ -285,6 +290,31 @@ impl Node {
                 None
             }
         }
+    }
+
+    /// The log from here on is kept for everyone whom the record names, the leader before this one among
+    /// them: whoever was only away comes back without a full copy, as long as a slot lasts. Without room for
+    /// the table it leads all the same.
+    fn keep_for_members(&mut self, id: &DatasetId) -> Result<(), ReplicationError> {
+        let store = self.member(id).dataset.store();
+        let ends: Vec<u64> = store.positions().iter().map(|end| end.seq).collect();
+        let members = self
+            .elected(id)
+            .and_then(|elected| elected.machine.record())
+            .map_or(Vec::new(), |record| record.members.clone());
+        let me = NodeId(store.node().node);
+        for (node, incarnation) in members.into_iter().filter(|(node, _)| *node != me) {
+            let identity = Identity {
+                node,
+                incarnation,
+                lineage: Lineage(store.lineage()),
+                // Until it says how it is called.
+                name: node.to_string(),
+                dataset: id.clone(),
+            };
+            store.retention().greeted(&store, identity, &ends)?;
+        }
+        Ok(())
     }
 
     /// Promises this node an epoch. Its own promise is enough: the record names it as one that has

@@ -63,6 +63,74 @@ fn the_own_claim_binds_until_another_is_followed() {
 }
 
 #[test]
+fn what_was_won_binds_until_a_later_epoch_is_promised() {
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    file.promise(Epoch(5), OTHER, ME).unwrap();
+    file.promise(Epoch(7), ME, ME).unwrap();
+    file.open_next(Epoch(5), Some(Epoch(7))).unwrap();
+    file.follow().unwrap();
+    let mut file = open(&disk);
+    assert_eq!(file.binding(ME), (Epoch(7), ME));
+    assert_eq!(file.unyielded(), Some(Epoch(7)));
+    file.promise(Epoch(8), OTHER, ME).unwrap();
+    assert_eq!(open(&disk).binding(ME), (Epoch(8), OTHER));
+    assert_eq!(open(&disk).unyielded(), None);
+}
+
+#[test]
+fn what_was_won_is_yielded_by_its_number_alone() {
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    file.promise(Epoch(2), OTHER, ME).unwrap();
+    file.open_next(Epoch(2), Some(Epoch(7))).unwrap();
+    file.follow().unwrap();
+    assert!(!file.yield_won(Epoch(6)).unwrap());
+    assert_eq!(open(&disk).binding(ME), (Epoch(7), ME));
+    assert!(file.yield_won(Epoch(7)).unwrap());
+    assert_eq!(open(&disk).binding(ME), (Epoch(2), OTHER));
+    assert!(!file.yield_won(Epoch(7)).unwrap());
+}
+
+/// A leader that restarts opens an epoch that nobody promised; it is bound by none of that.
+#[test]
+fn an_epoch_that_was_opened_and_not_won_is_given_up() {
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    file.open_next(Epoch(6), None).unwrap();
+    file.follow().unwrap();
+    assert_eq!(file.binding(ME).0, Epoch(0));
+}
+
+#[test]
+fn the_bytes_are_those_of_the_table_and_files_of_version_0_are_read() {
+    let path = Path::new("/epoch");
+    let disk = SimDisk::new(1);
+    let mut file = open(&disk);
+    file.promise(Epoch(2), OTHER, ME).unwrap();
+    file.open_next(Epoch(3), Some(Epoch(4))).unwrap();
+    file.join(true).unwrap();
+    let loaded = SlotFile::read(&disk, path, MAGIC, SLOT_LEN)
+        .unwrap()
+        .unwrap();
+    let payload = loaded.payload.unwrap();
+    let head = [[4, 0, 0, 0, 2, 0, 0, 0].as_slice(), &OTHER, &[4, 0, 0, 0]].concat();
+    let parts = [&head[..], &[2, 1, 1, 0], &[4, 0, 0, 0], &[4, 0, 0, 0]];
+    assert_eq!(payload, parts.concat());
+
+    let disk = SimDisk::new(1);
+    let (mut slots, _) = SlotFile::open(&disk, path, MAGIC, SLOT_LEN).unwrap();
+    let parts = [&head[..], &[2, 0, 1, 0], &[4, 0, 0, 0]];
+    slots.write(&parts.concat(), true).unwrap();
+    drop(slots);
+    let old = Epochs {
+        won: Epoch(0),
+        ..file.epochs().clone()
+    };
+    assert_eq!(open(&disk).epochs(), &old);
+}
+
+#[test]
 fn an_epoch_that_was_cut_is_another_nodes_from_then_on() {
     let disk = SimDisk::new(1);
     let mut file = open(&disk);
@@ -112,6 +180,8 @@ fn a_file_whose_parts_do_not_fit_is_damaged_and_not_begun_again() {
         &[0; 31][..],
         &[0; 36],
         &[[0; 30].as_slice(), &[2, 0], &[0; 4]].concat(),
+        &[[0; 29].as_slice(), &[1, 0, 0]].concat(),
+        &[[0; 29].as_slice(), &[2, 0, 0], &[0; 4]].concat(),
     ] {
         let disk = SimDisk::new(1);
         let (mut slots, _) = SlotFile::open(&disk, path, MAGIC, SLOT_LEN).unwrap();

@@ -471,3 +471,37 @@ fn divergence_that_is_found_without_a_leader_stops_it_all_the_same() {
         [Action::Left(..), Action::Stopped(_)]
     ));
 }
+
+/// The system takes connections for a process that stands still, and a leader that did was waited for as long
+/// as one that was followed: whoever had taken over waited for its follower meanwhile.
+#[test]
+fn a_peer_that_does_not_greet_is_given_up_before_a_leader_that_falls_silent() {
+    let options = FollowerOptions {
+        peers: vec!["still".to_owned(), "leader".to_owned()],
+        greeting_ms: 700,
+        ..FollowerOptions::default()
+    };
+    let mut follower = Follower::new(options);
+    feed(&mut follower, Event::Tick);
+    feed(&mut follower, Event::Connecting(CONN));
+    feed(&mut follower, Event::Opened(CONN, here()));
+    let start_ms = follower.heard_ms;
+    assert_eq!(follower.due_ms(), Some(start_ms + 701));
+    let actions = |follower: &mut Follower| -> Vec<Action> {
+        std::iter::from_fn(|| follower.poll_action()).collect()
+    };
+    follower.handle(start_ms + 700, Event::Tick);
+    assert!(actions(&mut follower).is_empty());
+    follower.handle(start_ms + 701, Event::Tick);
+    assert!(
+        actions(&mut follower)
+            .iter()
+            .any(|a| matches!(a, Action::Close(..)))
+    );
+    follower.handle(start_ms + 1_000, Event::Tick);
+    let next = actions(&mut follower);
+    assert!(
+        matches!(&next[..], [Action::Connect(peer)] if peer == "leader"),
+        "{next:?}"
+    );
+}

@@ -49,6 +49,11 @@ struct Alone {
 impl Alone {
     /// A node with a history, and a record of it that names it as the leader.
     fn new() -> Alone {
+        Alone::among(Vec::new())
+    }
+
+    /// As [`Alone::new`], with other members that are away.
+    fn among(others: Vec<(NodeId, Incarnation)>) -> Alone {
         let mut env = SimEnv::new(1).env();
         let faults = Arc::new(FaultDisk::new(env.disk));
         env.disk = Arc::clone(&faults) as Arc<dyn Disk>;
@@ -67,7 +72,7 @@ impl Alone {
             lineage: Lineage(store.lineage()),
             epoch: Epoch(7),
             leader: me,
-            members: vec![me],
+            members: [vec![me], others].concat(),
             min_in_sync: 0,
         };
         drop(store);
@@ -132,6 +137,20 @@ fn the_leader_that_the_record_names_opens_the_next_epoch() {
         .unwrap()
         .put("key", "value")
         .unwrap();
+}
+
+/// A leader was paused, another one took over and flushed, and its log went: nothing told it that the old
+/// leader was to come back, and that one was sent everything.
+#[test]
+fn a_new_leader_keeps_the_log_for_all_members_of_the_record() {
+    let other = (NodeId([9; 16]), Incarnation([8; 16]));
+    let mut alone = Alone::among(vec![other]);
+    alone.take_part();
+    alone.run(2_000);
+    assert_eq!(alone.status().role, "leader");
+    let slots = alone.dataset.slots();
+    let nodes: Vec<[u8; 16]> = slots.iter().map(|slot| slot.node).collect();
+    assert_eq!(nodes, [other.0.0]);
 }
 
 #[test]
