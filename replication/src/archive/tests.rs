@@ -1,0 +1,243 @@
+//! Names, bytes and paths of archives.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+
+use strandline_wal::segment::SEGMENT_HEADER_LEN;
+use strandline_wal::{DatasetId, Epoch, Hlc, Position, ShardId};
+
+use super::codec::{HEAD_LEN, TAIL_LEN};
+use super::*;
+use crate::ids::{LeaderId, Lineage};
+
+fn root() -> Root {
+    Root::new(&DatasetId::new("d").unwrap(), Lineage([7; 16]))
+}
+
+fn piece(epoch: u32, (first_seq, last_seq): (u64, u64), kind: PieceKind) -> Piece {
+    Piece {
+        epoch: Epoch(epoch),
+        shard: ShardId(0),
+        first_seq,
+        last_seq,
+        prev: first_seq as u32 - 1,
+        chain: last_seq as u32,
+        kind,
+    }
+}
+
+fn term(epoch: u32, previous: u32, from: u64) -> Term {
+    Term {
+        epoch: Epoch(epoch),
+        previous: Epoch(previous),
+        lineage: Lineage([7; 16]),
+        leader: LeaderId([epoch as u8; 16]),
+        from: vec![(from, from as u32 - 1)],
+    }
+}
+
+fn base() -> Base {
+    Base {
+        epoch: Epoch(3),
+        timestamp: Hlc(9),
+        wall_ms: 8,
+        lineage: Lineage([7; 16]),
+        ends: vec![BaseEnd {
+            position: Position {
+                epoch: Epoch(2),
+                seq: 5,
+            },
+            chain: 4,
+        }],
+        files: [FileKind::Table, FileKind::Segment, FileKind::Manifest]
+            .map(|kind| BaseFile {
+                kind,
+                number: 6,
+                len: 7,
+                digest: [8; 32],
+                object: "x/y".to_owned(),
+            })
+            .to_vec(),
+    }
+}
+
+#[test]
+fn the_byte_tables_are_what_the_code_writes() {
+    let mut tables: Vec<Vec<(usize, usize)>> = Vec::new();
+    for line in include_str!("codec.rs").lines() {
+        let Some(line) = line.strip_prefix("//! | ") else {
+            continue;
+        };
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        match (cells[0].parse(), cells[1].parse()) {
+            (Ok(at), Ok(len)) => tables.last_mut().unwrap().push((at, len)),
+            _ => tables.push(Vec::new()),
+        }
+    }
+    let ends: Vec<usize> = tables
+        .iter()
+        .map(|rows| {
+            rows.iter().fold(0, |end, (at, len)| {
+                assert_eq!(*at, end, "{rows:?}");
+                end + len
+            })
+        })
+        .collect();
+    assert_eq!(ends, [HEAD_LEN, TAIL_LEN, HEAD_LEN]);
+    let row = 16;
+    assert_eq!(term(2, 1, 5).encode().len(), HEAD_LEN + row + 4);
+    let files = 3 * (1 + 7 + 8 + 8 + 32 + 2 + "x/y".len());
+    assert_eq!(base().encode().len(), HEAD_LEN + row + files + 4);
+}
+
+#[test]
+fn objects_are_read_back_and_every_flipped_bit_is_found() {
+    let (term, base) = (term(2, 1, 5), base());
+    assert_eq!(Term::decode(&term.encode(), "t").unwrap(), term);
+    assert_eq!(Base::decode(&base.encode(), "b").unwrap(), base);
+    let header = [1; SEGMENT_HEADER_LEN];
+    let tail = Tail {
+        shard: ShardId(1),
+        epoch: Epoch(2),
+        offset: 512,
+        header: &header,
+        batches: &[3; 24],
+    };
+    assert_eq!(Tail::decode(&tail.encode(), "p").unwrap(), tail);
+    let decodes: [(Vec<u8>, fn(&[u8]) -> bool); 3] = [
+        (term.encode(), |b| Term::decode(b, "t").is_ok()),
+        (base.encode(), |b| Base::decode(b, "b").is_ok()),
+        (tail.encode(), |b| Tail::decode(b, "p").is_ok()),
+    ];
+    for (bytes, is_ok) in decodes {
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_ok(&bad), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(!is_ok(&bytes[..len]), "length {len}");
+        }
+    }
+}
+
+#[test]
+fn names_parse_back() {
+    let root = root();
+    let lost = Break {
+        epoch: Epoch(2),
+        shard: ShardId(3),
+        first_seq: 4,
+    };
+    let base = BaseName {
+        epoch: Epoch(2),
+        timestamp: Hlc(0xabc),
+    };
+    for name in [
+        root.term(Epoch(1)),
+        root.piece(&piece(1, (5, 9), PieceKind::Segment)),
+        root.piece(&piece(1, (5, 9), PieceKind::Tail(3))),
+        root.broken(&lost),
+        root.file(Epoch(1), &[9; 32]),
+        root.base(&base),
+    ] {
+        assert!(root.parse(&name).is_some(), "{name}");
+        assert_eq!(root.parse(&name.replace('0', "+")), None, "{name}");
+        assert_eq!(root.parse(&format!("{name}x")), None, "{name}");
+        let lineage = Root::parse_lineage(&DatasetId::new("d").unwrap(), &name);
+        assert_eq!(lineage, Some(Lineage([7; 16])));
+    }
+    let backwards = root.piece(&piece(1, (9, 5), PieceKind::Segment));
+    assert_eq!(root.parse(&backwards), None);
+}
+
+fn index(terms: &[Term], pieces: &[Piece]) -> Index {
+    let by_epoch = terms.iter().map(|term| (term.epoch, term.clone()));
+    Index {
+        terms: by_epoch.collect(),
+        pieces: pieces.to_vec(),
+        ..Index::default()
+    }
+}
+
+fn seqs(pieces: &[Piece]) -> Vec<(u32, u64, u64)> {
+    let seqs = |p: &Piece| (p.epoch.0, p.first_seq, p.last_seq);
+    pieces.iter().map(seqs).collect()
+}
+
+#[test]
+fn what_a_deposed_leader_uploads_is_no_part_of_a_restore() {
+    use PieceKind::{Segment, Tail};
+    let terms = [term(1, 0, 1), term(2, 1, 50), term(4, 1, 50)];
+    let pieces = [
+        piece(1, (1, 49), Segment),
+        piece(1, (50, 80), Tail(50)),
+        // After its successor had begun.
+        piece(1, (50, 120), Segment),
+        // Beside the path: the last leader never heard of it.
+        piece(2, (50, 70), Segment),
+        piece(2, (71, 75), Tail(71)),
+        piece(4, (50, 80), Segment),
+        piece(4, (81, 85), Tail(81)),
+        piece(4, (81, 90), Tail(81)),
+        // Without a term.
+        piece(3, (81, 90), Segment),
+    ];
+    let index = index(&terms, &pieces);
+    let expected = [(1, 1, 49), (4, 50, 80), (4, 81, 85), (4, 81, 90)];
+    assert_eq!(seqs(&index.pieces(ShardId(0))), expected);
+    assert!(index.is_on_path(Epoch(1)) && !index.is_on_path(Epoch(2)));
+}
+
+#[test]
+fn a_gap_is_named() {
+    use PieceKind::{Segment, Tail};
+    let pieces = [
+        piece(1, (1, 9), Segment),
+        piece(1, (10, 19), Segment),
+        piece(1, (20, 24), Tail(20)),
+        piece(1, (22, 29), Tail(20)),
+    ];
+    let span = |pieces: &[Piece], from, to| {
+        index(&[term(1, 0, 1)], pieces).span(&root(), ShardId(0), from, to)
+    };
+    let all = [(1, 1, 9), (1, 10, 19), (1, 20, 24), (1, 22, 29)];
+    assert_eq!(seqs(&span(&pieces, 1, 99).unwrap()), all);
+    assert_eq!(seqs(&span(&pieces, 22, 99).unwrap()), all[2..]);
+    assert_eq!(seqs(&span(&pieces, 10, 10).unwrap()), all[1..2]);
+    let gap = span(&[&pieces[..1], &pieces[2..]].concat(), 1, 99).unwrap_err();
+    assert_eq!((gap.from, gap.to), (10, 19));
+    assert!(gap.object.ends_with(".tail"), "{gap}");
+    let mut forked = pieces.clone();
+    forked[1].prev = 77;
+    let gap = span(&forked, 1, 99).unwrap_err();
+    assert!(
+        gap.to_string().contains("does not continue record 9"),
+        "{gap}"
+    );
+}
+
+#[test]
+fn a_create_whose_answer_is_lost_is_known_again() {
+    let faults = Faults {
+        unavailable: 150,
+        lost_answer: 250,
+        late: 0,
+    };
+    let store = MemoryArchive::new(5, faults);
+    for n in 0..200 {
+        let name = format!("o/{n}");
+        while create(&store, &name, &[n as u8]).is_err() {}
+        assert_eq!(store.objects()[&name], [n as u8]);
+    }
+    store.set_faults(Faults::default());
+    let taken = create(&store, "o/1", b"other").unwrap_err();
+    assert!(matches!(taken, Error::Taken { .. }), "{taken}");
+    assert_eq!(store.objects()["o/1"], [1]);
+    let store: Arc<dyn ArchiveStore> = Arc::new(store);
+    assert!(matches!(
+        read(store.as_ref(), "o/x"),
+        Err(Error::Missing { .. })
+    ));
+    assert_eq!(store.list("o/").unwrap().len(), 200);
+}
