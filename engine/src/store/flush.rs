@@ -368,13 +368,16 @@ impl Store {
         Ok(())
     }
 
-    /// The first sequence that followers need of a log, or `u64::MAX`. A follower that is too far
+    /// The first sequence that followers or the archive need of a log, or `u64::MAX`. Who is too far
     /// behind is not waited for.
     fn floor_of(&self, shard: ShardId, log_len: u64) -> u64 {
         if log_len > self.options().follower_log_len_max {
             return u64::MAX;
         }
-        self.floors[usize::from(shard.0)].load(std::sync::atomic::Ordering::Acquire)
+        [&self.floors, &self.archive_floors]
+            .map(|floors| floors[usize::from(shard.0)].load(std::sync::atomic::Ordering::Acquire))
+            .into_iter()
+            .fold(u64::MAX, u64::min)
     }
 }
 

@@ -165,6 +165,8 @@ pub(crate) struct Store {
     epoch_file: Mutex<EpochFile>,
     /// Per shard, the first sequence that some follower still needs; `u64::MAX` where none does.
     floors: Vec<AtomicU64>,
+    /// Per shard, the first sequence that is not archived; `u64::MAX` where nobody archives.
+    archive_floors: Vec<AtomicU64>,
     /// Whether it is a node's, which may have followers that were not heard yet.
     is_shipped: AtomicBool,
     counters: Counters,
@@ -550,6 +552,11 @@ impl Store {
     pub fn set_floor(&self, shard: ShardId, first_seq: u64) {
         self.floors[usize::from(shard.0)].store(first_seq, Ordering::Release);
         self.is_shipped.store(true, Ordering::Release);
+    }
+
+    /// What the archive still needs of a shard's log; `u64::MAX` for nothing.
+    pub fn set_archive_floor(&self, shard: ShardId, first_seq: u64) {
+        self.archive_floors[usize::from(shard.0)].store(first_seq, Ordering::Release);
     }
 
     /// Swaps the memtable for an empty one and queues it for its flush. Requires: the commit lock.

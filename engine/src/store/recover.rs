@@ -144,7 +144,8 @@ impl Opening<'_> {
             outdated: Outdated::default(),
         };
         let lineage = manifest.lineage;
-        let floors = logs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
+        let no_floors = || logs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
+        let (floors, archive_floors) = (no_floors(), no_floors());
         let store = Store {
             id: self.id.clone(),
             dir: self.dir.to_owned(),
@@ -178,6 +179,7 @@ impl Opening<'_> {
             closed: Default::default(),
             epoch_file: Mutex::new(epoch_file),
             floors,
+            archive_floors,
             is_shipped: Default::default(),
             counters: Counters::begin(self.shared.env.clock.mono_ns()),
             damage: Mutex::default(),

@@ -314,7 +314,8 @@ impl Base {
 }
 
 fn head(magic: [u8; 4], count: usize, epoch: Epoch, next: u32) -> Vec<u8> {
-    let mut out = magic.to_vec();
+    let mut out = Vec::with_capacity(HEAD_LEN);
+    out.extend_from_slice(&magic);
     out.extend_from_slice(&VERSION.to_le_bytes());
     let count = u16::try_from(count).expect("at most 256 shards");
     out.extend_from_slice(&count.to_le_bytes());

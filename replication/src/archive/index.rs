@@ -140,43 +140,32 @@ impl Index {
         pieces
     }
 
-    /// The pieces of a shard that lead from record `from` to `to`, or as far as they go, the first of
-    /// them from the start of its segment on.
-    ///
-    /// # Errors
-    /// The first gap.
-    pub fn span(&self, root: &Root, shard: ShardId, from: u64, to: u64) -> Result<Vec<Piece>, Gap> {
+    /// The pieces of a shard from record `from` on, as far as they go without a gap, and the gap. Where a
+    /// piece holds `from`, its whole segment comes along: it tells where the log goes on.
+    pub fn span(&self, root: &Root, shard: ShardId, from: u64) -> (Vec<Piece>, Option<Gap>) {
         let all = self.pieces(shard);
         let holds = |piece: &&Piece| piece.first_seq <= from && from <= piece.last_seq;
-        // Where the first one is in tables, its whole segment comes along: it tells where the log goes on.
         let start = all.iter().find(holds).map_or(from, Piece::segment);
         let mut span: Vec<Piece> = Vec::new();
         let (mut next, mut chain) = (start, None);
         for piece in all {
-            if piece.last_seq < next || piece.segment() < start || next > to {
+            if piece.last_seq < next || piece.segment() < start {
                 continue;
             }
-            let object = || root.piece(&piece);
-            if piece.first_seq > next && !planted("archive.gap") {
-                return Err(Gap {
+            let is_missing = piece.first_seq > next && !planted("archive.gap");
+            let is_forked = piece.first_seq == next && chain.is_some_and(|it| it != piece.prev);
+            if is_missing || is_forked {
+                let gap = Gap {
                     shard,
                     from: next,
                     to: piece.first_seq - 1,
-                    object: object(),
-                });
-            }
-            let continues = chain.is_none_or(|chain| chain == piece.prev);
-            if piece.first_seq == next && !continues {
-                return Err(Gap {
-                    shard,
-                    from: next,
-                    to: next - 1,
-                    object: object(),
-                });
+                    object: root.piece(&piece),
+                };
+                return (span, Some(gap));
             }
             (next, chain) = (piece.last_seq + 1, Some(piece.chain));
             span.push(piece);
         }
-        Ok(span)
+        (span, None)
     }
 }

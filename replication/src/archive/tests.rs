@@ -198,23 +198,21 @@ fn a_gap_is_named() {
         piece(1, (20, 24), Tail(20)),
         piece(1, (22, 29), Tail(20)),
     ];
-    let span = |pieces: &[Piece], from, to| {
-        index(&[term(1, 0, 1)], pieces).span(&root(), ShardId(0), from, to)
-    };
+    let span =
+        |pieces: &[Piece], from| index(&[term(1, 0, 1)], pieces).span(&root(), ShardId(0), from);
     let all = [(1, 1, 9), (1, 10, 19), (1, 20, 24), (1, 22, 29)];
-    assert_eq!(seqs(&span(&pieces, 1, 99).unwrap()), all);
-    assert_eq!(seqs(&span(&pieces, 22, 99).unwrap()), all[2..]);
-    assert_eq!(seqs(&span(&pieces, 10, 10).unwrap()), all[1..2]);
-    let gap = span(&[&pieces[..1], &pieces[2..]].concat(), 1, 99).unwrap_err();
+    assert_eq!(seqs(&span(&pieces, 1).0), all);
+    assert_eq!(seqs(&span(&pieces, 22).0), all[2..]);
+    assert_eq!(span(&pieces, 10).1, None);
+    let (before, gap) = span(&[&pieces[..1], &pieces[2..]].concat(), 1);
+    let gap = gap.unwrap();
+    assert_eq!(seqs(&before), all[..1]);
     assert_eq!((gap.from, gap.to), (10, 19));
     assert!(gap.object.ends_with(".tail"), "{gap}");
     let mut forked = pieces.clone();
     forked[1].prev = 77;
-    let gap = span(&forked, 1, 99).unwrap_err();
-    assert!(
-        gap.to_string().contains("does not continue record 9"),
-        "{gap}"
-    );
+    let gap = span(&forked, 1).1.unwrap().to_string();
+    assert!(gap.contains("does not continue record 9"), "{gap}");
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! Removes from an archive what no point needs that it is to restore.
+//!
+//! Every point since the window began needs the newest base from before then, and all of the log from there
+//! on. An older base that is kept is a point by itself: its files, and the segment that holds the last record
+//! of its tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use strandline_replication::archive::{ArchiveStore, BaseName, Index, Piece, Root, retried};
+use strandline_wal::bug::planted;
+use strandline_wal::{Epoch, Hlc, ShardId};
+
+use super::upload::read_base;
+use super::{ArchiveOptions, PruneReport};
+use crate::error::Result;
+
+/// As [`super::prune`], of one history.
+pub(super) fn prune(
+    archive: &dyn ArchiveStore,
+    root: &Root,
+    options: &ArchiveOptions,
+    now_ms: u64,
+    own: Option<Epoch>,
+) -> Result<PruneReport> {
+    let mut report = PruneReport::default();
+    let begin = Hlc::from_millis(now_ms.saturating_sub(options.pitr_window_ms));
+    let oldest = Hlc::from_millis(now_ms.saturating_sub(options.retention_ms));
+    let index = Index::read(archive, root)?;
+    let last = index.last().map(|last| last.epoch).unwrap_or_default();
+    if own.is_some_and(|own| own != last) {
+        // Another leads.
+        return Ok(report);
+    }
+    let on_path = |base: &&BaseName| index.is_on_path(base.epoch);
+    let bases: Vec<_> = index.bases.iter().filter(on_path).collect();
+    let before = bases.iter().rposition(|base| base.timestamp <= begin);
+    let Some(first) = before.filter(|n| *n > 0) else {
+        return Ok(report);
+    };
+    let first = if planted("archive.prune") {
+        bases.len() - 1
+    } else {
+        first
+    };
+    let mut needed = BTreeSet::new();
+    let mut points: Vec<Vec<u64>> = Vec::new();
+    let mut log_from = Vec::new();
+    for (n, name) in bases.iter().enumerate() {
+        if n < first && name.timestamp < oldest {
+            continue;
+        }
+        let base = read_base(archive, root, name)?;
+        needed.insert(root.base(name));
+        needed.extend(base.files.iter().map(|file| file.object.clone()));
+        let seqs: Vec<u64> = base.ends.iter().map(|end| end.position.seq).collect();
+        if n == first {
+            log_from.clone_from(&seqs);
+        }
+        points.push(seqs);
+    }
+    let mut ends: BTreeMap<(ShardId, u64), u64> = BTreeMap::new();
+    for piece in &index.pieces {
+        let end = ends.entry((piece.shard, piece.segment())).or_default();
+        *end = piece.last_seq.max(*end);
+    }
+    let is_needed = |piece: &Piece| {
+        let n = usize::from(piece.shard.0);
+        let segment_end = ends[&(piece.shard, piece.segment())];
+        let holds = |seqs: &Vec<u64>| {
+            let seq = seqs.get(n).copied().unwrap_or(0);
+            piece.segment() <= seq && seq <= segment_end
+        };
+        log_from.get(n).is_none_or(|from| segment_end >= *from) || points.iter().any(holds)
+    };
+    // Bases first: one that is there is whole.
+    let mut doomed: Vec<String> = Vec::new();
+    let old = index
+        .bases
+        .iter()
+        .filter(|base| base.timestamp < bases[first].timestamp);
+    doomed.extend(old.map(|base| root.base(base)));
+    let mut pieces: Vec<&Piece> = index
+        .pieces
+        .iter()
+        .filter(|piece| !is_needed(piece))
+        .collect();
+    pieces.sort_by_key(|piece| piece.last_seq);
+    doomed.extend(pieces.into_iter().map(|piece| root.piece(piece)));
+    // What the leader uploads now may be of a base that is not there yet.
+    let is_its = |epoch: Epoch| epoch < last || own == Some(epoch);
+    let files = index.files.iter().filter(|(_, epoch)| is_its(**epoch));
+    doomed.extend(files.map(|(digest, epoch)| root.file(*epoch, digest)));
+    for name in doomed {
+        if !needed.contains(&name) {
+            retried(|| archive.delete(&name))?;
+            report.removed_count += 1;
+        }
+    }
+    Ok(report)
+}

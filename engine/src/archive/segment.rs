@@ -1,0 +1,151 @@
+//! A segment on its way out of an archive: checked batch by batch, cut where the target is, and written
+//! as one of a new history.
+
+use std::path::Path;
+
+use strandline_replication::archive::{Error, Result};
+use strandline_wal::batch::Batch;
+use strandline_wal::bug::planted;
+use strandline_wal::segment::{Footer, INDEX_STEP, SEGMENT_HEADER_LEN, SegmentHeader, TRAILER_LEN};
+use strandline_wal::{Epoch, Hlc};
+
+/// Where a log is cut: behind its last batch that is neither.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// Last sequence that stays.
+    pub seq: u64,
+    /// Newest version that stays.
+    pub timestamp: Hlc,
+}
+
+/// What a segment holds up to a cut.
+pub(super) struct Walk {
+    pub header: SegmentHeader,
+    /// Of the bytes that stay; its digest is that of the bytes as they were.
+    pub footer: Footer,
+    /// Whether batches of it stay out.
+    pub is_cut: bool,
+    /// Version of the last batch that stays.
+    pub timestamp: Hlc,
+    /// The chain value behind record `at`, where a batch ends there.
+    pub chain_at: Option<u32>,
+}
+
+fn wrong(name: &str, at: usize, what: impl std::fmt::Display) -> Error {
+    Error::Damaged {
+        object: name.to_owned(),
+        what: format!("{what} at byte {at}"),
+    }
+}
+
+/// Reads a sealed segment's file (`is_sealed`), or what is there of a growing one.
+///
+/// # Errors
+/// [`Error::Damaged`], naming the object and the place.
+pub(super) fn walk(bytes: &[u8], is_sealed: bool, name: &str, cut: Cut, at: u64) -> Result<Walk> {
+    let path = Path::new(name);
+    let header = SegmentHeader::decode(bytes, path).map_err(|e| wrong(name, 0, e))?;
+    let data_len = match is_sealed {
+        true => sealed_len(bytes, &header, name)?,
+        false => bytes.len(),
+    };
+    let data = &bytes[..data_len];
+    let mut footer = Footer {
+        first_seq: header.first_seq,
+        last_seq: header.first_seq - 1,
+        batch_count: 0,
+        data_len: SEGMENT_HEADER_LEN as u64,
+        first_timestamp: Hlc(0),
+        last_timestamp: Hlc(0),
+        last_epoch: Epoch(0),
+        chain: header.prev_crc,
+        digest: *blake3::hash(data).as_bytes(),
+        index: Vec::new(),
+    };
+    let mut is_cut = false;
+    let mut chain_at = (at + 1 == header.first_seq).then_some(header.prev_crc);
+    let mut from = SEGMENT_HEADER_LEN;
+    while from < data_len {
+        let batch = Batch::decode(&data[from..]).map_err(|damage| wrong(name, from, damage))?;
+        let it = batch.header;
+        let continues = it.first_seq == footer.last_seq + 1
+            && it.prev_crc == footer.chain
+            && it.nonce == header.nonce
+            && it.shard == header.log.shard;
+        if !continues && !planted("archive.chain") {
+            return Err(wrong(name, from, "a batch that does not continue the log"));
+        }
+        if it.last_seq() > cut.seq || it.timestamp > cut.timestamp {
+            is_cut = true;
+            break;
+        }
+        let place = from as u64;
+        let is_new = |(_, last): &(u64, u64)| last / INDEX_STEP < place / INDEX_STEP;
+        if footer.index.last().is_none_or(is_new) {
+            footer.index.push((it.first_seq, place));
+        }
+        if footer.batch_count == 0 {
+            footer.first_timestamp = it.timestamp;
+        }
+        footer.batch_count += 1;
+        footer.last_seq = it.last_seq();
+        footer.last_timestamp = it.timestamp;
+        footer.last_epoch = it.epoch;
+        footer.chain = batch.header_crc;
+        from += it.batch_len();
+        footer.data_len = from as u64;
+        if footer.last_seq == at {
+            chain_at = Some(footer.chain);
+        }
+    }
+    Ok(Walk {
+        timestamp: footer.last_timestamp,
+        header,
+        footer,
+        is_cut,
+        chain_at,
+    })
+}
+
+/// Bytes before the footer of a segment's file, held against its digest.
+fn sealed_len(bytes: &[u8], header: &SegmentHeader, name: &str) -> Result<usize> {
+    let trailer = bytes.last_chunk::<TRAILER_LEN>();
+    let peeked = trailer.and_then(|t| Footer::peek(t, header.nonce, bytes.len() as u64));
+    let (data_len, _) = peeked.ok_or_else(|| wrong(name, bytes.len(), "no footer"))?;
+    let len = usize::try_from(data_len).expect("it is within the bytes");
+    let footer = Footer::decode(&bytes[len..], header.nonce, data_len, Path::new(name));
+    let footer = footer.map_err(|error| wrong(name, len, error))?;
+    let is_intact = *blake3::hash(&bytes[..len]).as_bytes() == footer.digest;
+    match is_intact || planted("archive.segment_digest") {
+        true => Ok(len),
+        false => Err(wrong(name, 0, "another digest than its footer's")),
+    }
+}
+
+/// The bytes of the segment's file in a new history, and its digest there. One with another behind it is
+/// sealed.
+pub(super) fn rewritten(
+    bytes: &[u8],
+    walk: &Walk,
+    lineage: [u8; 16],
+    prev_digest: Option<[u8; 32]>,
+    is_sealed: bool,
+) -> (Vec<u8>, [u8; 32]) {
+    let header = SegmentHeader {
+        lineage,
+        prev_digest: prev_digest.unwrap_or(walk.header.prev_digest),
+        ..walk.header.clone()
+    };
+    let end = usize::try_from(walk.footer.data_len).expect("it is within the bytes");
+    let mut out = header.encode().to_vec();
+    out.extend_from_slice(&bytes[SEGMENT_HEADER_LEN..end]);
+    let digest = *blake3::hash(&out).as_bytes();
+    if is_sealed {
+        let footer = Footer {
+            digest,
+            ..walk.footer.clone()
+        };
+        out.extend_from_slice(&footer.encode(header.nonce));
+    }
+    (out, digest)
+}

@@ -1,0 +1,603 @@
+//! What a leader uploads, step by step, without a thread: sealed segments, what is committed of the
+//! growing ones, and bases.
+//!
+//! A leadership goes on from the newest segment that the archive has whole and that this log has, too; what
+//! is there of the next one is uploaded again, under this epoch. So a term always begins with a segment, and
+//! an earlier leader's bytes never stand beside its own in one file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use strandline_replication::archive::{
+    ArchiveStore, Base, BaseEnd, BaseFile, BaseName, Break, Error as ArchiveError, FileKind, Index,
+    OBJECT_LEN_MAX, Piece, PieceKind, Root, Tail, Term, create, read, retried,
+};
+use strandline_replication::{LeaderId, Lineage};
+use strandline_wal::batch::BatchHeader;
+use strandline_wal::bug::planted;
+use strandline_wal::io::read_file;
+use strandline_wal::log::Segment;
+use strandline_wal::segment::{SEGMENT_HEADER_LEN, path_of};
+use strandline_wal::{Hlc, IoContext, ShardId};
+
+use super::{ArchiveOptions, ArchiveStatus};
+use crate::checkpoint::{CheckpointReport, copy_dataset};
+use crate::dataset::{Dataset, DatasetInner};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::manifest::Manifest;
+use crate::store::watermarks::Mark;
+use crate::store::{Role, Store};
+use crate::table::PointerSource;
+
+/// Longest part of a growing segment in one object, in bytes, unless one batch is longer.
+const TAIL_LEN_MAX: usize = 8 << 20;
+
+/// Uploads one dataset. Every [`Uploader::step`] does all that can be done.
+pub struct Uploader {
+    dataset: Arc<DatasetInner>,
+    archive: Arc<dyn ArchiveStore>,
+    options: ArchiveOptions,
+    session: Option<Session>,
+    status: ArchiveStatus,
+}
+
+/// One leadership's uploading.
+struct Session {
+    root: Root,
+    term: Term,
+    is_begun: bool,
+    shards: Vec<Shard>,
+    /// Segments that the archive has whole.
+    whole: BTreeMap<(ShardId, u64), Piece>,
+    /// The objects of the newest base's files, and of what this session uploaded: nobody removes those.
+    files: BTreeMap<[u8; 32], String>,
+    needs_base: bool,
+    len_since_base: u64,
+    base_ms: u64,
+}
+
+/// How far one log is archived.
+#[derive(Clone, Debug, Default)]
+struct Shard {
+    /// The first record of the segment that is not archived whole.
+    whole: u64,
+    /// The first record that is not archived. Invariant: `whole <= next`.
+    next: u64,
+    /// The segment that `next` lies in and where, once a part of it is archived.
+    segment: u64,
+    offset: u64,
+    /// Since which record the archive has no gap.
+    first: u64,
+    /// Parts of the segment at `whole` that this session uploaded.
+    tails: Vec<String>,
+    /// Tell that records before `whole` are missing.
+    is_broken: bool,
+}
+
+impl Shard {
+    fn at(whole: u64, first: u64) -> Shard {
+        Shard {
+            whole,
+            next: whole,
+            first,
+            ..Shard::default()
+        }
+    }
+}
+
+impl Uploader {
+    /// Of a dataset; nothing is asked of the store yet.
+    pub fn new(
+        dataset: &Dataset,
+        archive: Arc<dyn ArchiveStore>,
+        options: ArchiveOptions,
+    ) -> Uploader {
+        Uploader {
+            dataset: Arc::clone(dataset.inner()),
+            archive,
+            options,
+            session: None,
+            status: ArchiveStatus::default(),
+        }
+    }
+
+    /// How far it has come.
+    pub fn status(&self) -> &ArchiveStatus {
+        &self.status
+    }
+
+    /// Uploads what is committed and not archived, and makes a base where one is due; sends nothing where
+    /// there is nothing. Returns whether something was uploaded.
+    ///
+    /// # Errors
+    /// The store's: the next step goes on where this one ended. [`ArchiveError::Taken`] where this node's
+    /// leadership is over.
+    pub fn step(&mut self) -> Result<bool> {
+        let store = self.dataset.store();
+        if store.role() != Role::Leader || store.check().is_err() {
+            self.session = None;
+            self.status.is_leading = false;
+            return Ok(false);
+        }
+        let outcome = self.step_inner(&store);
+        self.status.request_count = self.archive.request_count();
+        self.status.last_error = outcome.as_ref().err().map(Error::to_string);
+        outcome
+    }
+
+    fn step_inner(&mut self, store: &Store) -> Result<bool> {
+        let now_ms = store.env().clock.wall_ms();
+        self.status.is_leading = true;
+        if self
+            .session
+            .as_ref()
+            .is_none_or(|s| s.term.epoch != store.epoch())
+        {
+            self.session = None;
+            self.session = Some(Session::resume(store, self.archive.as_ref(), now_ms)?);
+        }
+        let session = self.session.as_mut().expect("it was begun above");
+        let committed = store.watermarks().committed();
+        let mut upload = Upload {
+            store,
+            archive: self.archive.as_ref(),
+            session,
+            status: &mut self.status,
+        };
+        let mut is_busy = false;
+        for shard in 0..committed.seqs.len() {
+            is_busy |= upload.log(shard, &committed)?;
+        }
+        upload.keep_log();
+        upload.tell(&committed);
+        let session = &upload.session;
+        let is_old = now_ms.saturating_sub(session.base_ms) >= self.options.checkpoint_ms;
+        let is_due = session.needs_base
+            || session.len_since_base >= self.options.checkpoint_len
+            || session.len_since_base > 0 && is_old;
+        if is_due && upload.base(now_ms)? {
+            is_busy = true;
+            let root = upload.session.root.clone();
+            let own = Some(store.epoch());
+            super::prune::prune(self.archive.as_ref(), &root, &self.options, now_ms, own)?;
+        }
+        Ok(is_busy)
+    }
+}
+
+impl Drop for Uploader {
+    fn drop(&mut self) {
+        let store = self.dataset.store();
+        for log in store.logs() {
+            store.set_archive_floor(log.id().shard, u64::MAX);
+        }
+    }
+}
+
+impl Session {
+    /// Finds out how far the archive goes.
+    fn resume(store: &Store, archive: &dyn ArchiveStore, now_ms: u64) -> Result<Session> {
+        let root = Root::new(store.id(), Lineage(store.lineage()));
+        let index = Index::read(archive, &root)?;
+        let epoch = store.epoch();
+        let leader = store.last_epoch_of(ShardId(0)).map(|entry| entry.leader);
+        let leader = LeaderId(leader.unwrap_or_default());
+        let own = index.terms.get(&epoch);
+        if let Some(last) = index.last().filter(|last| last.epoch > epoch) {
+            return Err(Error::Fenced {
+                ours: epoch.0,
+                found: last.epoch.0,
+            });
+        }
+        if own.is_some_and(|own| own.leader != leader) && !planted("archive.taken") {
+            let object = root.term(epoch);
+            return Err(ArchiveError::Taken { object }.into());
+        }
+        let mut shards = Vec::new();
+        let mut from = Vec::new();
+        let mut whole = BTreeMap::new();
+        for log in store.logs() {
+            let shard = log.id().shard;
+            let pieces = index.pieces(shard);
+            let (base, base_chain) = store.base_of(shard);
+            let is_here = |piece: &&Piece| {
+                let segment = log
+                    .segment(piece.first_seq)
+                    .filter(|s| s.first_seq() > base);
+                let footer = segment.as_ref().and_then(|s| s.sealed()).map(|s| &s.footer);
+                let is_same =
+                    footer.is_some_and(|f| (f.last_seq, f.chain) == (piece.last_seq, piece.chain));
+                is_same || (piece.last_seq, piece.chain) == (base, base_chain)
+            };
+            let mut segments = pieces.iter().filter(|p| p.kind == PieceKind::Segment).rev();
+            let found = segments
+                .find(is_here)
+                .map(|piece| (piece.last_seq + 1, piece.chain));
+            let is_broken = found.is_none() && !pieces.is_empty() && base > 0;
+            let (start, chain) = found.unwrap_or((base + 1, base_chain));
+            let broken = index
+                .breaks
+                .iter()
+                .filter(|it| it.shard == shard && it.first_seq <= start);
+            let first = match is_broken || found.is_none() {
+                true => start,
+                false => broken
+                    .map(|it| it.first_seq)
+                    .max()
+                    .or(pieces.first().map(|p| p.first_seq))
+                    .unwrap_or(start),
+            };
+            shards.push(Shard {
+                is_broken,
+                ..Shard::at(start, first)
+            });
+            from.push((start, chain));
+            for piece in pieces.into_iter().filter(|p| p.kind == PieceKind::Segment) {
+                whole.insert((shard, piece.first_seq), piece);
+            }
+        }
+        let base = index
+            .bases
+            .iter()
+            .rfind(|base| index.is_on_path(base.epoch));
+        let needs_base = base.is_none() || shards.iter().any(|shard| shard.is_broken);
+        let base = base
+            .map(|name| read_base(archive, &root, name))
+            .transpose()?;
+        let files = base.into_iter().flat_map(|base| base.files);
+        let previous = index.last().map(|last| last.epoch).unwrap_or_default();
+        let term = own.cloned().unwrap_or(Term {
+            epoch,
+            previous,
+            lineage: Lineage(store.lineage()),
+            leader,
+            from,
+        });
+        for (shard, (from, _)) in shards.iter_mut().zip(&term.from) {
+            // What it began with before holds.
+            (shard.whole, shard.next) = (shard.whole.max(*from), shard.next.max(*from));
+        }
+        Ok(Session {
+            root,
+            is_begun: own.is_some(),
+            term,
+            shards,
+            whole,
+            files: files.map(|file| (file.digest, file.object)).collect(),
+            needs_base,
+            len_since_base: 0,
+            base_ms: now_ms,
+        })
+    }
+}
+
+/// One step.
+struct Upload<'a> {
+    store: &'a Store,
+    archive: &'a dyn ArchiveStore,
+    session: &'a mut Session,
+    status: &'a mut ArchiveStatus,
+}
+
+impl Upload<'_> {
+    fn create(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        if !self.session.is_begun {
+            let (root, term) = (&self.session.root, &self.session.term);
+            create(self.archive, &root.term(term.epoch), &term.encode())?;
+            self.session.is_begun = true;
+        }
+        if bytes.len() as u64 > OBJECT_LEN_MAX {
+            let text = format!(
+                "{name} has {} bytes, the limit is {OBJECT_LEN_MAX}",
+                bytes.len()
+            );
+            return Err(ArchiveError::Refused(text).into());
+        }
+        create(self.archive, name, bytes)?;
+        self.status.uploaded_len += bytes.len() as u64;
+        self.session.len_since_base += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Uploads what is committed of a log.
+    fn log(&mut self, n: usize, committed: &Mark) -> Result<bool> {
+        let committed = match planted("archive.uncommitted") {
+            true => self.store.watermarks().published().seqs[n],
+            false => committed.seqs[n],
+        };
+        let log = Arc::clone(&self.store.logs()[n]);
+        let (base, _) = self.store.base_of(log.id().shard);
+        let shard = &mut self.session.shards[n];
+        if shard.whole <= base {
+            // The rest of a segment that is archived in parts was dropped with it.
+            let is_broken = shard.next <= base || shard.is_broken;
+            let next = shard.next.max(base + 1);
+            let first = if is_broken { base + 1 } else { shard.first };
+            *shard = Shard {
+                next,
+                is_broken,
+                segment: shard.segment,
+                offset: shard.offset,
+                ..Shard::at(base + 1, first)
+            };
+            self.session.needs_base |= is_broken;
+        }
+        let mut is_busy = false;
+        loop {
+            let shard = &self.session.shards[n];
+            let (whole, next) = (shard.whole, shard.next);
+            let segment = log.segment(whole).filter(|segment| {
+                segment.is_settled()
+                    && segment.last_seq() <= committed
+                    && segment.last_seq() >= whole
+            });
+            if let Some((segment, sealed)) = segment.as_ref().and_then(|s| Some((s, s.sealed()?))) {
+                let footer = &sealed.footer;
+                let data = segment.read(0, footer.data_len as usize)?;
+                let bytes = [&data[..], &sealed.bytes].concat();
+                let piece = self.piece(
+                    segment,
+                    (whole, footer.last_seq),
+                    footer.chain,
+                    PieceKind::Segment,
+                );
+                let piece = Piece {
+                    prev: segment.header().prev_crc,
+                    ..piece
+                };
+                self.upload(n, &piece, &bytes)?;
+                self.session.whole.insert((piece.shard, whole), piece);
+                let shard = &mut self.session.shards[n];
+                shard.whole = footer.last_seq + 1;
+                shard.next = shard.next.max(shard.whole);
+                for tail in std::mem::take(&mut self.session.shards[n].tails) {
+                    // What is left of them is passed over, and removed with the segment.
+                    let _ = retried(|| self.archive.delete(&tail));
+                }
+            } else if next <= committed {
+                let segment = log.segment_of(next);
+                self.tail(
+                    n,
+                    &segment.expect("what is committed is in the log"),
+                    committed,
+                )?;
+            } else {
+                return Ok(is_busy);
+            }
+            is_busy = true;
+        }
+    }
+
+    fn piece(
+        &self,
+        segment: &Segment,
+        (first_seq, last_seq): (u64, u64),
+        chain: u32,
+        kind: PieceKind,
+    ) -> Piece {
+        Piece {
+            epoch: self.session.term.epoch,
+            shard: segment.header().log.shard,
+            first_seq,
+            last_seq,
+            prev: segment.header().prev_crc,
+            chain,
+            kind,
+        }
+    }
+
+    fn upload(&mut self, n: usize, piece: &Piece, bytes: &[u8]) -> Result<()> {
+        let shard = &self.session.shards[n];
+        if shard.is_broken {
+            let it = Break {
+                epoch: piece.epoch,
+                shard: piece.shard,
+                first_seq: shard.first,
+            };
+            let name = self.session.root.broken(&it);
+            self.create(&name, b"")?;
+            self.status.break_count += 1;
+            self.session.shards[n].is_broken = false;
+        }
+        let name = self.session.root.piece(piece);
+        self.create(&name, bytes)?;
+        if piece.kind != PieceKind::Segment {
+            self.session.shards[n].tails.push(name);
+        }
+        Ok(())
+    }
+
+    /// Uploads the next part of a segment.
+    fn tail(&mut self, n: usize, segment: &Segment, committed: u64) -> Result<()> {
+        let shard = &mut self.session.shards[n];
+        if shard.segment != segment.first_seq() {
+            (shard.segment, shard.offset) = (segment.first_seq(), SEGMENT_HEADER_LEN as u64);
+            shard.next = segment.first_seq();
+        }
+        let (offset, first_seq) = (shard.offset, shard.next);
+        let data = segment.read(offset, (segment.data_len() - offset) as usize)?;
+        let (mut end, mut last, mut prev) = (0, None, None);
+        while end < TAIL_LEN_MAX && end < data.len() {
+            let decoded = BatchHeader::decode(&data[end..]);
+            let (header, crc) = decoded.map_err(|damage| {
+                let at = offset + end as u64;
+                strandline_wal::Error::corrupt(segment.path(), at, "batch", "a batch", damage)
+            })?;
+            if header.last_seq() > committed {
+                break;
+            }
+            prev = prev.or(Some(header.prev_crc));
+            last = Some((header.last_seq(), crc));
+            end += header.batch_len();
+        }
+        let (last_seq, chain) = last.expect("a batch is committed");
+        let kind = PieceKind::Tail(segment.first_seq());
+        let piece = Piece {
+            prev: prev.expect("a batch was read"),
+            ..self.piece(segment, (first_seq, last_seq), chain, kind)
+        };
+        let bytes = Tail {
+            shard: piece.shard,
+            epoch: piece.epoch,
+            offset,
+            header: &segment.read(0, SEGMENT_HEADER_LEN)?,
+            batches: &data[..end],
+        }
+        .encode();
+        self.upload(n, &piece, &bytes)?;
+        let shard = &mut self.session.shards[n];
+        (shard.next, shard.offset) = (last_seq + 1, offset + end as u64);
+        Ok(())
+    }
+
+    /// What is not archived stays on the disk, up to the limit of the log.
+    fn keep_log(&self) {
+        for (log, shard) in self.store.logs().iter().zip(&self.session.shards) {
+            let floor = if planted("archive.floor") {
+                u64::MAX
+            } else {
+                shard.whole
+            };
+            self.store.set_archive_floor(log.id().shard, floor);
+        }
+    }
+
+    fn tell(&mut self, committed: &Mark) {
+        self.status.epoch = self.session.term.epoch.0;
+        self.status.seqs = self
+            .session
+            .shards
+            .iter()
+            .map(|shard| shard.next - 1)
+            .collect();
+        self.status.timestamp = committed.timestamp;
+    }
+
+    /// Makes a base; `false` where it has to wait.
+    fn base(&mut self, now_ms: u64) -> Result<bool> {
+        let env = self.store.env();
+        let id = u128::from_be_bytes(env.random.next_id());
+        let dir = files::staging(self.store.dir()).join(format!("archive-{id:032x}"));
+        let made = self.base_in(&dir, now_ms);
+        // What cannot be removed now is removed when the dataset is opened next.
+        let _ = env.disk.remove_dir_all(&dir);
+        made
+    }
+
+    fn base_in(&mut self, dir: &Path, now_ms: u64) -> Result<bool> {
+        let env = self.store.env().clone();
+        let disk = env.disk.as_ref();
+        copy_dataset(self.store, dir, &mut CheckpointReport::default())?;
+        let path = files::manifest(dir);
+        let manifest = Manifest::load(disk, &path)?.expect("the checkpoint has just stored it");
+        let shards = &self.session.shards;
+        let is_archived = |(n, shard): (usize, &Shard)| manifest.logs[n].position.seq < shard.next;
+        if !shards.iter().enumerate().all(is_archived) {
+            return Ok(false);
+        }
+        let mut list: Vec<(FileKind, u64, PathBuf)> = Vec::new();
+        for table in manifest.tables() {
+            let number = table.identity.number;
+            list.push((FileKind::Table, number, files::table(dir, number)));
+        }
+        let region = files::region(dir, manifest.region);
+        let pointed = manifest.tables().flat_map(|table| &table.files);
+        let pointed = pointed.filter(|file| file.source == PointerSource::Segment);
+        let pointed: BTreeSet<_> = pointed.map(|file| (file.shard, file.file)).collect();
+        for (shard, first_seq) in pointed {
+            let n = usize::from(shard.0);
+            let flushed = manifest.logs[n].position.seq;
+            let Some(segment) = self.store.logs()[n].segment(first_seq) else {
+                return Ok(false);
+            };
+            // The segment that holds the last record in tables comes with the log, if it is archived.
+            if segment.last_seq() >= flushed && flushed >= shards[n].first {
+                continue;
+            }
+            let number = u64::from(shard.0) << 48 | first_seq;
+            list.push((
+                FileKind::Segment,
+                number,
+                path_of(&region, shard, first_seq),
+            ));
+        }
+        list.push((FileKind::Manifest, 0, path));
+        let mut listed = Vec::new();
+        for (kind, number, path) in list {
+            let bytes = read_file(disk, &path, OBJECT_LEN_MAX).during("read", &path)?;
+            listed.push(self.file(kind, number, &bytes)?);
+        }
+        let ends = manifest.logs.iter().map(|log| BaseEnd {
+            position: log.position,
+            chain: log.chain,
+        });
+        let (epoch, timestamp) = (self.session.term.epoch, manifest.complete_timestamp);
+        let base = Base {
+            epoch,
+            timestamp,
+            wall_ms: now_ms,
+            lineage: self.session.term.lineage,
+            ends: ends.collect(),
+            files: listed,
+        };
+        let name = self.session.root.base(&BaseName { timestamp, epoch });
+        match self.create(&name, &base.encode()) {
+            // One of the same state is there: made of other tables, or at another time.
+            Ok(()) | Err(Error::Archive(ArchiveError::Taken { .. })) => {}
+            Err(error) => return Err(error),
+        }
+        self.status.base_count += 1;
+        (self.session.needs_base, self.session.len_since_base) = (false, 0);
+        self.session.base_ms = now_ms;
+        Ok(true)
+    }
+
+    /// A file of a base, uploaded unless the archive has it.
+    fn file(&mut self, kind: FileKind, number: u64, bytes: &[u8]) -> Result<BaseFile> {
+        let digest = *blake3::hash(bytes).as_bytes();
+        let key = (ShardId((number >> 48) as u16), number & ((1 << 48) - 1));
+        let known = self
+            .session
+            .whole
+            .get(&key)
+            .filter(|_| kind == FileKind::Segment);
+        let known = known.map(|piece| self.session.root.piece(piece));
+        let object = match (known, self.session.files.get(&digest)) {
+            (Some(name), _) => name,
+            (None, Some(name)) => name.clone(),
+            (None, None) => {
+                let name = self.session.root.file(self.session.term.epoch, &digest);
+                self.create(&name, bytes)?;
+                self.session.files.insert(digest, name.clone());
+                name
+            }
+        };
+        Ok(BaseFile {
+            kind,
+            number,
+            len: bytes.len() as u64,
+            digest,
+            object,
+        })
+    }
+}
+
+/// The newest base that is not newer than a time, read.
+pub(super) fn read_base(
+    archive: &dyn ArchiveStore,
+    root: &Root,
+    name: &BaseName,
+) -> Result<Base, ArchiveError> {
+    let object = root.base(name);
+    let base = Base::decode(&read(archive, &object)?, &object)?;
+    let is_it = (base.epoch, base.timestamp) == (name.epoch, name.timestamp);
+    match is_it && base.timestamp < Hlc::MAX {
+        true => Ok(base),
+        false => Err(ArchiveError::Damaged {
+            object,
+            what: "it is of another place".to_owned(),
+        }),
+    }
+}

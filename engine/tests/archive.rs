@@ -1,0 +1,646 @@
+//! Archives and their restores: clusters over simulated disks and a store in memory that fails as told,
+//! held against a model of what was written.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use strandline::archive::{
+    ArchiveError, ArchiveOptions, ArchiveStore, Faults, MemoryArchive, RestoreReport, Target,
+    Uploader, check, prune, restore,
+};
+use strandline::replica::{Campaign, Node, Promote};
+use strandline::{
+    Background, Database, Dataset, DatasetId, Durability, Error, Options, Result, ShardRouter,
+};
+use strandline_replication::transport::local::LocalNetwork;
+use strandline_replication::{Notifier, Now};
+use strandline_wal::io::sim::{Damage, SimEnv};
+
+const START_MS: u64 = 1_700_000_000_000;
+
+fn options(shards: u16) -> Options {
+    Options {
+        router: ShardRouter::hash(shards).unwrap(),
+        background: Background::Manual,
+        memtable_len_max: 64 << 10,
+        segment_len_start: 64 << 10,
+        segment_len_max: 128 << 10,
+        durability: Durability::Disk,
+        reserve_len_max: 0,
+        ..Options::default()
+    }
+}
+
+fn often() -> ArchiveOptions {
+    ArchiveOptions {
+        checkpoint_len: 256 << 10,
+        ..ArchiveOptions::default()
+    }
+}
+
+fn id() -> DatasetId {
+    DatasetId::new("").unwrap()
+}
+
+/// What was written, one change at a time.
+#[derive(Default)]
+struct Model {
+    ops: Vec<Op>,
+}
+
+struct Op {
+    /// Per shard, where the log ended behind it.
+    seqs: Vec<u64>,
+    ms: u64,
+    key: u64,
+    value: Option<Vec<u8>>,
+}
+
+impl Model {
+    fn at(&self, count: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut map = BTreeMap::new();
+        for op in &self.ops[..count] {
+            let key = op.key.to_be_bytes().to_vec();
+            match &op.value {
+                Some(value) => map.insert(key, value.clone()),
+                None => map.remove(&key),
+            };
+        }
+        map
+    }
+
+    /// A failover: what lies behind these records is gone.
+    fn cut(&mut self, seqs: &[u64]) {
+        let stays = |op: &Op| op.seqs.iter().zip(seqs).all(|(seq, end)| seq <= end);
+        self.ops.retain(stays);
+    }
+}
+
+/// A seeded run of numbers.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, n: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+struct Machine {
+    name: String,
+    env: SimEnv,
+    db: Database,
+    node: Node,
+}
+
+struct Cluster {
+    network: LocalNetwork,
+    ms: u64,
+    shards: u16,
+}
+
+impl Cluster {
+    fn machine(&self, name: &str, env: SimEnv) -> Machine {
+        env.clock.jump_to_ms(self.ms);
+        let db = options(self.shards).open_with("/db", env.env()).unwrap();
+        let transport = self.network.attach(name);
+        let node = Node::new(name, Box::new(transport), Arc::new(Notifier::default()));
+        let name = name.to_owned();
+        Machine {
+            name,
+            env,
+            db,
+            node,
+        }
+    }
+
+    fn now(&self) -> Now {
+        let ms = self.ms;
+        Now {
+            mono_ms: ms,
+            wall_ms: ms,
+        }
+    }
+
+    fn run(&mut self, machines: &mut [&mut Machine], ms: u64) {
+        for _ in 0..ms {
+            self.ms += 1;
+            let now = self.now();
+            for machine in machines.iter_mut() {
+                machine.env.clock.advance_ms(1);
+                for _ in 0..100 {
+                    if !machine.node.step(now) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn primary(machine: &Machine) -> Dataset {
+    machine.db.dataset("").unwrap()
+}
+
+fn seqs(dataset: &Dataset) -> Vec<u64> {
+    dataset.positions().iter().map(|end| end.seq).collect()
+}
+
+/// One change of a random key: small and large values, some removals.
+fn write(db: &Database, dice: &mut Dice, model: &mut Model, ms: u64) {
+    let map = db.keyspace("map").unwrap();
+    let key = dice.roll(200);
+    let value = match dice.roll(10) {
+        0 => None,
+        1 => Some(vec![key as u8; 6_000 + dice.roll(3_000) as usize]),
+        n => Some(vec![n as u8; dice.roll(400) as usize]),
+    };
+    match &value {
+        Some(value) => map.put(key.to_be_bytes(), value).unwrap(),
+        None => map.delete(key.to_be_bytes()).unwrap(),
+    }
+    let seqs = seqs(&db.dataset("").unwrap());
+    model.ops.push(Op {
+        seqs,
+        ms,
+        key,
+        value,
+    });
+}
+
+/// Restores, opens what was restored, and returns what is in it.
+fn restored(
+    store: &dyn ArchiveStore,
+    shards: u16,
+    target: &Target,
+) -> Result<(BTreeMap<Vec<u8>, Vec<u8>>, RestoreReport)> {
+    let env = SimEnv::new(99);
+    let report = restore(
+        &env.env(),
+        store,
+        &id(),
+        None,
+        target,
+        Path::new("/restored"),
+    )?;
+    // Nothing that a crash could take is left to be written.
+    let env = env.crash(1, Damage::LoseAll);
+    let db = options(shards).open_with("/restored", env.env())?;
+    assert_eq!(db.dataset("").unwrap().lineage(), report.lineage);
+    let map = db.keyspace("map").unwrap();
+    let all = map.iter().map(|entry| {
+        let (key, value) = entry.unwrap();
+        (key.to_vec(), value.to_vec())
+    });
+    let all = all.collect();
+    map.put("written", "after").unwrap();
+    assert!(db.dataset("").unwrap().scrub().problems.is_empty());
+    Ok((all, report))
+}
+
+/// Steps until the store took everything.
+fn settle(uploader: &mut Uploader) {
+    for _ in 0..1_000 {
+        match uploader.step() {
+            Ok(false) => return,
+            Ok(true) | Err(Error::Archive(ArchiveError::Store { .. })) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the archive does not settle: {:?}", uploader.status());
+}
+
+fn promote(cluster: &mut Cluster, machine: &mut Machine) {
+    let how = Promote {
+        peers: vec![],
+        node_count: 2,
+        follower_count: 1,
+        force: false,
+    };
+    let dataset = primary(machine);
+    machine
+        .node
+        .campaign(cluster.now(), &dataset, &how)
+        .unwrap();
+    cluster.run(&mut [machine], 100);
+    let campaign = machine.node.campaign_of(&dataset);
+    assert!(
+        matches!(campaign, Campaign::Won(_)),
+        "{}: {campaign:?}",
+        machine.name
+    );
+}
+
+/// Continuous load, two failovers, a store that fails: 20 random positions and 5 times.
+#[test]
+fn any_point_is_restored_as_it_was() {
+    for (seed, shards) in [(1, 1), (2, 3), (3, 1), (4, 2)] {
+        let faults = Faults {
+            unavailable: 40,
+            lost_answer: 40,
+            late: 20,
+        };
+        let archive = MemoryArchive::new(seed, faults);
+        let store: Arc<dyn ArchiveStore> = Arc::new(archive.clone());
+        let mut dice = Dice(seed);
+        let mut model = Model::default();
+        let mut cluster = Cluster {
+            network: LocalNetwork::new(seed),
+            ms: START_MS,
+            shards,
+        };
+        let mut leader = cluster.machine("n0", SimEnv::new(seed));
+        leader.node.lead(cluster.now(), &primary(&leader)).unwrap();
+        for failover in 0..3 {
+            let name = format!("n{}", failover + 1);
+            let mut follower = cluster.machine(&name, SimEnv::new(seed + 10 + failover));
+            let dataset = follower.db.follower("").unwrap();
+            let peers = [leader.name.clone()];
+            follower
+                .node
+                .follow(cluster.now(), &dataset, &peers)
+                .unwrap();
+            let mut uploader = Uploader::new(&primary(&leader), Arc::clone(&store), often());
+            for n in 0..700 {
+                cluster.ms += 1 + dice.roll(3);
+                for machine in [&leader, &follower] {
+                    machine.env.clock.jump_to_ms(cluster.ms);
+                }
+                write(&leader.db, &mut dice, &mut model, cluster.ms);
+                // Towards the end the follower hears nothing, and the archive goes on for a while.
+                if n < 660 && n % 7 == 0 {
+                    cluster.run(&mut [&mut leader, &mut follower], 3);
+                }
+                if n % 20 == 0 {
+                    leader.db.run_background(10).unwrap();
+                    follower.db.run_background(10).unwrap();
+                }
+                if n % 11 == 0 && n < 690 {
+                    // A store that does not answer is asked again.
+                    let _ = uploader.step();
+                }
+            }
+            if failover == 2 {
+                settle(&mut uploader);
+                break;
+            }
+            // The deposed leader goes on for a while, before its successor has begun and after.
+            cluster.network.detach(&leader.name);
+            promote(&mut cluster, &mut follower);
+            let end: Vec<u64> = seqs(&primary(&follower))
+                .iter()
+                .map(|seq| seq - 1)
+                .collect();
+            let mut next = Uploader::new(&primary(&follower), Arc::clone(&store), often());
+            let _ = next.step();
+            leader
+                .db
+                .keyspace("map")
+                .unwrap()
+                .put("lost", vec![1; 90_000])
+                .unwrap();
+            let _ = uploader.step();
+            settle(&mut next);
+            let _ = uploader.step();
+            drop((uploader, next));
+            model.cut(&end);
+            leader = follower;
+        }
+        archive.set_faults(Faults::default());
+        let report = check(&leader.env.env(), &archive, &id(), None).unwrap();
+        assert!(
+            report.base_count > 2 && report.break_count == 0,
+            "{report:?}"
+        );
+        let first = restored(&archive, shards, &Target::Position(vec![0; shards.into()]));
+        let oldest = match first {
+            // A base came first that has some records in tables.
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("the oldest point"), "{text}");
+                100
+            }
+            Ok(_) => 1,
+        };
+        for n in 0..25 {
+            let count = oldest + dice.roll((model.ops.len() - oldest) as u64 + 1) as usize;
+            let last = &model.ops[count - 1];
+            let target = match n < 20 {
+                true => Target::Position(last.seqs.clone()),
+                false => Target::Time(last.ms),
+            };
+            let (found, report) = restored(&archive, shards, &target)
+                .unwrap_or_else(|error| panic!("seed {seed}, {target:?}: {error}"));
+            assert!(
+                found == model.at(count),
+                "seed {seed}, {target:?}, {report:?}"
+            );
+        }
+        let (found, report) = restored(&archive, shards, &Target::Latest).unwrap();
+        assert!(
+            found == model.at(model.ops.len()),
+            "seed {seed}: {report:?}"
+        );
+        assert_eq!(report.seqs, seqs(&primary(&leader)));
+        let beyond = report.seqs.iter().map(|seq| seq + 1).collect();
+        let error = restored(&archive, shards, &Target::Position(beyond)).unwrap_err();
+        assert!(
+            error.to_string().contains("the archive ends at record"),
+            "{error}"
+        );
+    }
+}
+
+/// A node by itself, some of it flushed, archived as it goes.
+fn archived(store: &MemoryArchive, shards: u16, count: u64) -> (SimEnv, Database, Model, Uploader) {
+    let env = SimEnv::new(7);
+    env.clock.jump_to_ms(START_MS);
+    let db = options(shards).open_with("/db", env.env()).unwrap();
+    let shared: Arc<dyn ArchiveStore> = Arc::new(store.clone());
+    let mut uploader = Uploader::new(&db.dataset("").unwrap(), shared, often());
+    let (mut dice, mut model) = (Dice(3), Model::default());
+    for n in 0..count {
+        env.clock.advance_ms(10);
+        write(&db, &mut dice, &mut model, START_MS + 10 * (n + 1));
+        if n % 10 == 0 {
+            db.run_background(10).unwrap();
+            let _ = uploader.step();
+        }
+    }
+    (env, db, model, uploader)
+}
+
+#[test]
+fn an_idle_hour_sends_no_request() {
+    let store = MemoryArchive::default();
+    let (env, db, _, mut uploader) = archived(&store, 2, 300);
+    settle(&mut uploader);
+    db.run_background(100).unwrap();
+    settle(&mut uploader);
+    let before = store.request_count();
+    for _ in 0..3_600 {
+        env.clock.advance_ms(1_000);
+        assert!(!uploader.step().unwrap());
+    }
+    assert_eq!(store.request_count(), before);
+    db.keyspace("map").unwrap().put("one", "more").unwrap();
+    assert!(uploader.step().unwrap());
+    assert_eq!(store.request_count(), before + 1);
+}
+
+#[test]
+fn a_planted_gap_is_found_and_named() {
+    let store = MemoryArchive::default();
+    let (env, _db, _, mut uploader) = archived(&store, 2, 900);
+    settle(&mut uploader);
+    check(&env.env(), &store, &id(), None).unwrap();
+    let names: Vec<String> = store.objects().into_keys().collect();
+    let pieces = |end: &str| {
+        names
+            .iter()
+            .filter(|n| n.ends_with(end))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let segments = pieces(".seg");
+    let files: Vec<_> = names.iter().filter(|n| n.contains("/file/")).collect();
+    assert!(segments.len() > 4 && files.len() > 2, "{names:?}");
+    let objects = store.objects();
+    let again = || {
+        let copy = MemoryArchive::default();
+        for (name, bytes) in &objects {
+            copy.put(name, bytes).unwrap();
+        }
+        copy
+    };
+    let mut gaps = 0;
+    for name in &names {
+        let lost = again();
+        lost.lose(name);
+        let outcome = check(&env.env(), &lost, &id(), None);
+        match outcome {
+            Err(Error::Archive(ArchiveError::Gap(gap))) => {
+                assert!(gap.from <= gap.to, "{gap}");
+                gaps += 1;
+            }
+            Err(Error::Archive(ArchiveError::Missing { object })) => assert_eq!(object, *name),
+            Err(Error::Archive(ArchiveError::Refused(text))) => {
+                assert!(
+                    name.contains("/term/") && text.contains("base"),
+                    "{name}: {text}"
+                );
+            }
+            Err(error) => panic!("{name}: {error}"),
+            // The newest of a log, a part that a segment covers, one before the oldest base, a base itself.
+            Ok(_) => assert!(
+                name.contains("/base/") || name.contains("/log/"),
+                "{name} is not missed"
+            ),
+        }
+        let flipped = again();
+        flipped.flip(name, objects[name].len() / 2);
+        let is_read = check(&env.env(), &flipped, &id(), None);
+        match is_read {
+            Err(Error::Archive(ArchiveError::Damaged { object, .. })) => assert_eq!(object, *name),
+            Ok(_) => assert!(name.contains("/log/"), "{name}"),
+            Err(error) => panic!("{name}: {error}"),
+        }
+    }
+    assert!(gaps >= 3, "{gaps} of {}", segments.len());
+}
+
+/// The process dies at every request, as the store sees it, and another one goes on.
+#[test]
+fn an_uploader_that_dies_at_any_request_is_gone_on_from() {
+    let whole = MemoryArchive::default();
+    let (.., mut uploader) = archived(&whole, 2, 250);
+    settle(&mut uploader);
+    let count = whole.request_count();
+    assert!(count > 40, "{count}");
+    for n in (1..=count).step_by(3) {
+        let store = MemoryArchive::new(n, Faults::default());
+        store.dies_at(Some(n));
+        let (env, db, model, uploader) = archived(&store, 2, 250);
+        drop(uploader);
+        drop(db);
+        let env = env.crash(n, Damage::LoseAll);
+        let db = options(2).open_with("/db", env.env()).unwrap();
+        store.dies_at(None);
+        let shared: Arc<dyn ArchiveStore> = Arc::new(store.clone());
+        let mut uploader = Uploader::new(&db.dataset("").unwrap(), shared, often());
+        settle(&mut uploader);
+        check(&env.env(), &store, &id(), None)
+            .unwrap_or_else(|error| panic!("request {n}: {error}"));
+        let (found, _) = restored(&store, 2, &Target::Latest).unwrap();
+        assert!(found == model.at(model.ops.len()), "request {n}");
+    }
+}
+
+/// A restore dies at every call of the disk, or meets a full one: nothing stands at the target, or all.
+#[test]
+fn a_restore_is_there_whole_or_not_at_all() {
+    let store = MemoryArchive::default();
+    let (.., model, mut uploader) = archived(&store, 2, 300);
+    settle(&mut uploader);
+    let into = |env: &SimEnv| {
+        restore(
+            &env.env(),
+            &store,
+            &id(),
+            None,
+            &Target::Latest,
+            Path::new("/restored"),
+        )
+    };
+    let whole = SimEnv::new(1);
+    into(&whole).unwrap();
+    let (count, used) = (whole.disk.io_count(), whole.disk.used_len());
+    let expected = model.at(model.ops.len());
+    let see = |env: &SimEnv| {
+        let is_there = env
+            .disk
+            .files()
+            .keys()
+            .any(|path| path.starts_with("/restored"));
+        if is_there {
+            let db = options(2).open_with("/restored", env.env()).unwrap();
+            let map = db.keyspace("map").unwrap();
+            assert_eq!(map.iter().count(), expected.len());
+        }
+        is_there
+    };
+    let (mut there, mut absent) = (0, 0);
+    for n in (1..=count + 1).step_by(5) {
+        let env = SimEnv::new(1);
+        env.disk.crash_at(n);
+        let outcome = into(&env);
+        let after = env.crash(n, Damage::ALL[n as usize % Damage::ALL.len()]);
+        let is_there = see(&after);
+        assert!(is_there || outcome.is_err(), "call {n}: {outcome:?}");
+        *(if is_there { &mut there } else { &mut absent }) += 1;
+        if !is_there {
+            into(&after).unwrap_or_else(|error| panic!("again after call {n}: {error}"));
+            assert!(see(&after));
+        }
+    }
+    assert!(absent > 10 && there >= 1, "{absent} {there}");
+    for share in 1..10 {
+        let env = SimEnv::new(1);
+        env.disk.limit(Some(used * share / 10));
+        let error = into(&env).unwrap_err();
+        assert!(error.is_no_space(), "{error}");
+        assert!(!see(&env));
+        assert_eq!(env.disk.used_len(), 0, "what was staged is removed");
+    }
+}
+
+#[test]
+fn retention_keeps_what_points_need() {
+    let store = MemoryArchive::default();
+    let (env, db, model, mut uploader) = archived(&store, 2, 1_500);
+    settle(&mut uploader);
+    let before = store.objects().len();
+    let now_ms = START_MS + 15_000;
+    let options = ArchiveOptions {
+        pitr_window_ms: 4_000,
+        retention_ms: 9_000,
+        ..often()
+    };
+    env.clock.jump_to_ms(now_ms);
+    drop(uploader);
+    let removed = prune(&env.env(), &store, &id(), None, &options).unwrap();
+    assert_eq!(
+        store.objects().len() as u64,
+        before as u64 - removed.removed_count
+    );
+    assert!(removed.removed_count > 10, "{removed:?}");
+    drop(db);
+    let mut dice = Dice(9);
+    for _ in 0..10 {
+        let ms = now_ms - dice.roll(4_000);
+        let count = model.ops.iter().filter(|op| op.ms <= ms).count();
+        let (found, _) = restored(&store, 2, &Target::Time(ms)).unwrap();
+        assert!(found == model.at(count), "{ms}");
+    }
+    // Beyond the window the ends of buckets, which are bases, and nothing between.
+    let mut ends = 0;
+    for op in &model.ops {
+        if now_ms - op.ms <= 4_000 {
+            break;
+        }
+        if let Ok((found, report)) = restored(&store, 2, &Target::Position(op.seqs.clone())) {
+            let count = model
+                .ops
+                .iter()
+                .filter(|it| it.seqs.iter().zip(&report.seqs).all(|(a, b)| a <= b))
+                .count();
+            assert!(found == model.at(count), "{report:?}");
+            ends += 1;
+        }
+    }
+    assert!(ends >= 1, "{ends}");
+    let error = restored(&store, 2, &Target::Time(START_MS)).unwrap_err();
+    assert!(error.to_string().contains("the oldest point"), "{error}");
+    let again = prune(&env.env(), &store, &id(), None, &options).unwrap();
+    assert_eq!(again.removed_count, 0);
+}
+
+#[test]
+fn a_log_that_outgrew_its_limit_breaks_the_archive_and_a_new_base_begins() {
+    let store = MemoryArchive::default();
+    let env = SimEnv::new(7);
+    env.clock.jump_to_ms(START_MS);
+    let limited = Options {
+        follower_log_len_max: 1 << 20,
+        ..options(1)
+    };
+    let db = limited.open_with("/db", env.env()).unwrap();
+    let shared: Arc<dyn ArchiveStore> = Arc::new(store.clone());
+    let mut uploader = Uploader::new(&db.dataset("").unwrap(), shared, often());
+    let (mut dice, mut model) = (Dice(3), Model::default());
+    for n in 0..3_000 {
+        env.clock.advance_ms(10);
+        // Small values stay in tables, so no table keeps a segment.
+        let _ = dice.roll(2);
+        let map = db.keyspace("map").unwrap();
+        map.put((n % 300u64).to_be_bytes(), vec![n as u8; 500])
+            .unwrap();
+        let seqs = seqs(&db.dataset("").unwrap());
+        let value = Some(vec![n as u8; 500]);
+        model.ops.push(Op {
+            seqs,
+            ms: 0,
+            key: n % 300,
+            value,
+        });
+        let is_away = (500..2_900).contains(&n);
+        store.dies_at(is_away.then_some(0));
+        if n % 10 == 0 {
+            db.run_background(10).unwrap();
+            assert_eq!(uploader.step().is_err(), is_away, "{n}");
+        }
+    }
+    settle(&mut uploader);
+    assert_eq!(uploader.status().break_count, 1);
+    let report = check(&env.env(), &store, &id(), None).unwrap();
+    assert_eq!(report.break_count, 1);
+    for count in [400, 3_000] {
+        let target = Target::Position(model.ops[count - 1].seqs.clone());
+        assert!(
+            restored(&store, 1, &target).unwrap().0 == model.at(count),
+            "{count}"
+        );
+    }
+    let lost = Target::Position(model.ops[1_000].seqs.clone());
+    let error = restored(&store, 1, &lost).unwrap_err();
+    assert!(
+        matches!(error, Error::Archive(ArchiveError::Gap(_))),
+        "{error}"
+    );
+}
