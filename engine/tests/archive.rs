@@ -459,7 +459,7 @@ fn a_planted_gap_is_found_and_named() {
 #[test]
 fn an_uploader_that_dies_at_any_request_is_gone_on_from() {
     let whole = MemoryArchive::default();
-    let (.., mut uploader) = archived(&whole, 2, 250);
+    let (_, _db, _, mut uploader) = archived(&whole, 2, 250);
     settle(&mut uploader);
     let count = whole.request_count();
     assert!(count > 40, "{count}");
@@ -486,7 +486,7 @@ fn an_uploader_that_dies_at_any_request_is_gone_on_from() {
 #[test]
 fn a_restore_is_there_whole_or_not_at_all() {
     let store = MemoryArchive::default();
-    let (.., model, mut uploader) = archived(&store, 2, 300);
+    let (_, _db, model, mut uploader) = archived(&store, 2, 300);
     settle(&mut uploader);
     let into = |env: &SimEnv| {
         restore(
@@ -516,7 +516,7 @@ fn a_restore_is_there_whole_or_not_at_all() {
         is_there
     };
     let (mut there, mut absent) = (0, 0);
-    for n in (1..=count + 1).step_by(5) {
+    for n in 1..=count + 1 {
         let env = SimEnv::new(1);
         env.disk.crash_at(n);
         let outcome = into(&env);
@@ -559,7 +559,7 @@ fn retention_keeps_what_points_need() {
         store.objects().len() as u64,
         before as u64 - removed.removed_count
     );
-    assert!(removed.removed_count > 10, "{removed:?}");
+    assert!(removed.removed_count > 5, "{removed:?}");
     drop(db);
     let mut dice = Dice(9);
     for _ in 0..10 {

@@ -1,8 +1,8 @@
 //! Removes from an archive what no point needs that it is to restore.
 //!
 //! Every point since the window began needs the newest base from before then, and all of the log from there
-//! on. An older base that is kept is a point by itself: its files, and the segment that holds the last record
-//! of its tables.
+//! on. An older base that is kept is a point by itself: its files, and what of the log lies between its
+//! tables and its point.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +43,7 @@ pub(super) fn prune(
         first
     };
     let mut needed = BTreeSet::new();
-    let mut points: Vec<Vec<u64>> = Vec::new();
+    let mut points: Vec<Vec<(u64, u64)>> = Vec::new();
     let mut log_from = Vec::new();
     for (n, name) in bases.iter().enumerate() {
         if n < first && name.timestamp < oldest {
@@ -52,7 +52,11 @@ pub(super) fn prune(
         let base = read_base(archive, root, name)?;
         needed.insert(root.base(name));
         needed.extend(base.files.iter().map(|file| file.object.clone()));
-        let seqs: Vec<u64> = base.ends.iter().map(|end| end.position.seq).collect();
+        let seqs = base
+            .ends
+            .iter()
+            .map(|end| (end.position.seq, end.complete_seq));
+        let seqs: Vec<(u64, u64)> = seqs.collect();
         if n == first {
             log_from.clone_from(&seqs);
         }
@@ -66,11 +70,11 @@ pub(super) fn prune(
     let is_needed = |piece: &Piece| {
         let n = usize::from(piece.shard.0);
         let segment_end = ends[&(piece.shard, piece.segment())];
-        let holds = |seqs: &Vec<u64>| {
-            let seq = seqs.get(n).copied().unwrap_or(0);
-            piece.segment() <= seq && seq <= segment_end
+        let holds = |seqs: &Vec<(u64, u64)>| {
+            let (first, last) = seqs.get(n).copied().unwrap_or_default();
+            piece.segment() <= last && first <= segment_end
         };
-        log_from.get(n).is_none_or(|from| segment_end >= *from) || points.iter().any(holds)
+        log_from.get(n).is_none_or(|(from, _)| segment_end >= *from) || points.iter().any(holds)
     };
     // Bases first: one that is there is whole.
     let mut doomed: Vec<String> = Vec::new();

@@ -81,7 +81,7 @@ impl Target {
     fn has(&self, base: &Base) -> bool {
         let mut ends = base.ends.iter().enumerate();
         base.timestamp <= self.cut(0).timestamp
-            && ends.all(|(n, end)| end.position.seq <= self.cut(n).seq)
+            && ends.all(|(n, end)| end.complete_seq <= self.cut(n).seq)
     }
 }
 
@@ -261,7 +261,7 @@ fn choose(
     let text = match oldest {
         None => "the archive has no base that can be restored".to_owned(),
         Some(base) => {
-            let seqs: Vec<u64> = base.ends.iter().map(|end| end.position.seq).collect();
+            let seqs: Vec<u64> = base.ends.iter().map(|end| end.complete_seq).collect();
             let ms = base.timestamp.millis();
             format!("the oldest point in the archive is at {ms} ms since 1970, records {seqs:?}")
         }

@@ -493,7 +493,10 @@ impl Upload<'_> {
         let path = files::manifest(dir);
         let manifest = Manifest::load(disk, &path)?.expect("the checkpoint has just stored it");
         let shards = &self.session.shards;
-        let is_archived = |(n, shard): (usize, &Shard)| manifest.logs[n].position.seq < shard.next;
+        let is_archived = |(n, shard): (usize, &Shard)| {
+            let log = &manifest.logs[n];
+            log.position.seq.max(log.complete_seq) < shard.next
+        };
         if !shards.iter().enumerate().all(is_archived) {
             return Ok(false);
         }
@@ -532,6 +535,7 @@ impl Upload<'_> {
         let ends = manifest.logs.iter().map(|log| BaseEnd {
             position: log.position,
             chain: log.chain,
+            complete_seq: log.complete_seq.max(log.position.seq),
         });
         let (epoch, timestamp) = (self.session.term.epoch, manifest.complete_timestamp);
         let base = Base {

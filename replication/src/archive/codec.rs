@@ -28,7 +28,8 @@
 //! | 56 | 4 | reserved | 0 |
 //! | 60 | 4 | header_crc | CRC-32 of the 60 bytes before |
 //!
-//! A base, followed by one row for each shard (last record in tables 8, its epoch 4, its chain value 4),
+//! A base, followed by one row for each shard (last record in tables 8, its epoch 4, its chain value 4,
+//! last record that the base stands for 8),
 //! one for each file (kind 1, zeros 7, number 8, length 8, BLAKE3 32, name of the object) and a CRC-32 of
 //! all before:
 //!
@@ -39,7 +40,7 @@
 //! | 6 | 2 | shard_count | |
 //! | 8 | 4 | epoch | of the leader that uploads |
 //! | 12 | 4 | file_count | |
-//! | 16 | 8 | timestamp | version of the newest batch in tables |
+//! | 16 | 8 | timestamp | version of the newest batch that it stands for |
 //! | 24 | 8 | wall_ms | when it was made, since 1970 |
 //! | 32 | 16 | lineage | of the dataset |
 
@@ -97,6 +98,8 @@ pub struct BaseEnd {
     pub position: Position,
     /// Its chain value.
     pub chain: u32,
+    /// The record up to which the base needs the log: its point. Not below `position`.
+    pub complete_seq: u64,
 }
 
 /// What a file of a base is.
@@ -130,7 +133,7 @@ pub struct BaseFile {
 pub struct Base {
     /// Who made it.
     pub epoch: Epoch,
-    /// Version of the newest batch in its tables.
+    /// Version of the newest batch that it stands for: not below any in its tables.
     pub timestamp: Hlc,
     /// When it was made.
     pub wall_ms: u64,
@@ -243,6 +246,7 @@ impl Base {
             out.extend_from_slice(&end.position.seq.to_le_bytes());
             out.extend_from_slice(&end.position.epoch.0.to_le_bytes());
             out.extend_from_slice(&end.chain.to_le_bytes());
+            out.extend_from_slice(&end.complete_seq.to_le_bytes());
         }
         for file in &self.files {
             out.push(match file.kind {
@@ -279,6 +283,7 @@ impl Base {
             ends.push(BaseEnd {
                 position: Position { epoch, seq },
                 chain: input.u32()?,
+                complete_seq: input.u64()?,
             });
         }
         let mut files = Vec::new();

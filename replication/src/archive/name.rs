@@ -49,7 +49,7 @@ impl Piece {
 /// The place of a base.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct BaseName {
-    /// Version of the newest batch that is in its tables.
+    /// Version of the newest batch that it stands for.
     pub timestamp: Hlc,
     /// Who made it.
     pub epoch: Epoch,

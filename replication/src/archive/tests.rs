@@ -48,6 +48,7 @@ fn base() -> Base {
                 seq: 5,
             },
             chain: 4,
+            complete_seq: 6,
         }],
         files: [FileKind::Table, FileKind::Segment, FileKind::Manifest]
             .map(|kind| BaseFile {
@@ -87,7 +88,7 @@ fn the_byte_tables_are_what_the_code_writes() {
     let row = 16;
     assert_eq!(term(2, 1, 5).encode().len(), HEAD_LEN + row + 4);
     let files = 3 * (1 + 7 + 8 + 8 + 32 + 2 + "x/y".len());
-    assert_eq!(base().encode().len(), HEAD_LEN + row + files + 4);
+    assert_eq!(base().encode().len(), HEAD_LEN + row + 8 + files + 4);
 }
 
 #[test]
