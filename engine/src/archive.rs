@@ -20,11 +20,11 @@ use strandline_replication::Lineage;
 pub use strandline_replication::archive::{
     ArchiveStore, Error as ArchiveError, Faults, MemoryArchive,
 };
+use strandline_replication::archive::{Index, Root, retried};
 #[cfg(feature = "object-store")]
 pub use strandline_replication::archive::{ObjectArchive, ObjectArchiveOptions};
-use strandline_replication::archive::{Root, retried};
 use strandline_wal::io::Env;
-use strandline_wal::{DatasetId, Hlc};
+use strandline_wal::{DatasetId, Hlc, ShardId};
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
@@ -195,7 +195,7 @@ fn root_of(
     store: &dyn ArchiveStore,
     dataset: &DatasetId,
     lineage: Option<[u8; 16]>,
-) -> Result<Root> {
+) -> Result<(Root, [u8; 16])> {
     let found = lineages(store, dataset)?;
     let lineage = match (lineage, &found[..]) {
         (Some(lineage), _) if found.contains(&lineage) => lineage,
@@ -206,7 +206,55 @@ fn root_of(
             return Err(ArchiveError::Refused(text).into());
         }
     };
-    Ok(Root::new(dataset, Lineage(lineage)))
+    Ok((Root::new(dataset, Lineage(lineage)), lineage))
+}
+
+/// What an archive has of one history.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct StoredReport {
+    /// The history.
+    pub lineage: [u8; 16],
+    /// The epoch that uploads, or did so last.
+    pub epoch: u32,
+    /// Versions of the bases, oldest first.
+    pub bases: Vec<Hlc>,
+    /// Per shard, the last record.
+    pub seqs: Vec<u64>,
+    /// Objects, by names that are known.
+    pub object_count: u64,
+    /// Bytes of all objects.
+    pub len: u64,
+}
+
+/// What an archive has of one history, by the names of its objects.
+///
+/// # Errors
+/// The store's; a damaged term.
+pub fn stored(
+    store: &dyn ArchiveStore,
+    dataset: &DatasetId,
+    lineage: Option<[u8; 16]>,
+) -> Result<StoredReport> {
+    let (root, lineage) = root_of(store, dataset, lineage)?;
+    let index = Index::read(store, &root)?;
+    let shard_count = index.last().map_or(0, |last| last.from.len());
+    let shards = (0..shard_count).map(|n| ShardId(n as u16));
+    let end = |shard| index.pieces(shard).last().map_or(0, |piece| piece.last_seq);
+    let lens = [
+        index.terms.len(),
+        index.pieces.len(),
+        index.files.len(),
+        index.bases.len(),
+        index.breaks.len(),
+    ];
+    Ok(StoredReport {
+        lineage,
+        epoch: index.last().map_or(0, |last| last.epoch.0),
+        bases: index.bases.iter().map(|base| base.timestamp).collect(),
+        seqs: shards.map(end).collect(),
+        object_count: lens.iter().sum::<usize>() as u64,
+        len: index.len,
+    })
 }
 
 /// Removes what no point needs that is to be restored: inside the window any, before it the bases that
@@ -221,6 +269,6 @@ pub fn prune(
     lineage: Option<[u8; 16]>,
     options: &ArchiveOptions,
 ) -> Result<PruneReport> {
-    let root = root_of(store, dataset, lineage)?;
+    let (root, _) = root_of(store, dataset, lineage)?;
     prune::prune(store, &root, options, env.clock.wall_ms(), None)
 }

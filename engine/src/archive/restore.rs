@@ -111,7 +111,7 @@ pub fn restore(
             found: dir.display().to_string(),
         });
     }
-    let root = root_of(store, dataset, lineage)?;
+    let (root, _) = root_of(store, dataset, lineage)?;
     let mut staging = dir.as_os_str().to_owned();
     staging.push(".restoring");
     let staging = PathBuf::from(staging);
@@ -169,7 +169,7 @@ pub fn check(
     dataset: &DatasetId,
     lineage: Option<[u8; 16]>,
 ) -> Result<CheckReport> {
-    let root = root_of(store, dataset, lineage)?;
+    let (root, _) = root_of(store, dataset, lineage)?;
     let index = Index::read(store, &root)?;
     let mut report = CheckReport {
         unknown_count: index.unknown.len() as u64,
@@ -343,6 +343,8 @@ impl Restoring<'_> {
             router: manifest.router.clone(),
             entity_rule: manifest.entity_rule,
             background: Background::Manual,
+            // Whoever opens it next sets space aside.
+            reserve_len_max: 0,
             node: NodeConfig {
                 region: manifest.region,
                 ..NodeConfig::default()

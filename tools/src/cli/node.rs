@@ -45,6 +45,8 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR", requires = "stdio")]
     to: Option<SocketAddr>,
     #[command(flatten)]
+    archive: super::archive::Into,
+    #[command(flatten)]
     writing: Writing,
     /// Bytes per second to read of what is stored, to find damage before it is asked for; 0: none
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
@@ -73,6 +75,7 @@ impl Serve {
         };
         let (database, _) = writing.open(&self.place)?;
         let server = database.serve(&self.listen)?;
+        let _archiving = self.archive.start(&database)?;
         match ending {
             Some(mut ending) => {
                 say(&format!("listening {}", server.address()))?;
