@@ -149,3 +149,125 @@ pub(super) fn rewritten(
     }
     (out, digest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use strandline_wal::batch::{BatchHeader, Kind, Payload, VERSION};
+    use strandline_wal::{DatasetId, LogId, RegionId, ShardId};
+
+    const ALL: Cut = Cut {
+        seq: u64::MAX,
+        timestamp: Hlc::MAX,
+    };
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            log: LogId {
+                dataset: DatasetId::new("d").unwrap(),
+                region: RegionId(0),
+                shard: ShardId(0),
+            },
+            first_seq: 5,
+            created: Hlc(1),
+            nonce: 3,
+            epoch: Epoch(2),
+            lineage: [4; 16],
+            prev_crc: 77,
+            capacity: 1 << 20,
+            prev_digest: [6; 32],
+        }
+    }
+
+    /// Three batches of one record, the `n`th with another payload or another chain value where told.
+    fn segment(other_payload: Option<u64>, other_chain: Option<u64>) -> Vec<u8> {
+        let mut bytes = header().encode().to_vec();
+        let mut chain = 77;
+        for n in 0..3 {
+            let mut payload = Payload::new();
+            let body = [(n + 10 * u64::from(other_payload == Some(n))) as u8; 9];
+            payload.push(Kind::Put, ShardId(0), &[b"head"], &body);
+            let payload = payload.seal(0);
+            let (header, crc) = BatchHeader {
+                version: VERSION,
+                flags: 0,
+                first_seq: 5 + n,
+                record_count: 1,
+                payload_len: payload.bytes().len() as u32,
+                unsynced: 0,
+                epoch: Epoch(2),
+                timestamp: Hlc(100 + n),
+                nonce: 3,
+                prev_crc: if other_chain == Some(n) { 1 } else { chain },
+                payload_crc: payload.crc(),
+                ordinal: n as u16,
+                shard: ShardId(0),
+                region: RegionId(0),
+            }
+            .encode();
+            bytes.extend_from_slice(&header);
+            bytes.extend_from_slice(payload.bytes());
+            chain = crc;
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_segment_is_cut_behind_the_last_batch_before_the_target() {
+        let bytes = segment(None, None);
+        for (seq, timestamp, last) in [
+            (9, 999, 7),
+            (7, 102, 7),
+            (6, 999, 6),
+            (9, 101, 6),
+            (4, 1, 4),
+        ] {
+            let (timestamp, cut) = (Hlc(timestamp), seq);
+            let walked = walk(
+                &bytes,
+                false,
+                "s",
+                Cut {
+                    seq: cut,
+                    timestamp,
+                },
+                6,
+            )
+            .unwrap();
+            assert_eq!((walked.footer.last_seq, walked.is_cut), (last, last < 7));
+            assert_eq!(walked.chain_at.is_some(), last >= 6);
+            if last < 5 {
+                continue;
+            }
+            let (out, digest) = rewritten(&bytes, &walked, [9; 16], Some([8; 32]), true);
+            let again = walk(&out, true, "s", ALL, 0).unwrap();
+            assert_eq!((again.footer.digest, again.footer.last_seq), (digest, last));
+            assert_eq!(
+                (again.header.lineage, again.header.prev_digest),
+                ([9; 16], [8; 32])
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_continue_the_log_is_damage() {
+        for n in 0..3 {
+            let error = walk(&segment(None, Some(n)), false, "s", ALL, 0)
+                .err()
+                .unwrap();
+            assert!(error.to_string().contains("does not continue"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_last_batch_that_was_replaced_is_found_by_the_digest() {
+        let good = segment(None, None);
+        let walked = walk(&good, false, "s", ALL, 0).unwrap();
+        let (sealed, _) = rewritten(&good, &walked, [4; 16], None, true);
+        assert!(walk(&sealed, true, "s", ALL, 0).is_ok());
+        let other = segment(Some(2), None);
+        let mixed = [&other[..], &sealed[good.len()..]].concat();
+        let error = walk(&mixed, true, "s", ALL, 0).err().unwrap();
+        assert!(error.to_string().contains("digest"), "{error}");
+    }
+}

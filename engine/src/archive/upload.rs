@@ -94,13 +94,15 @@ impl Uploader {
         archive: Arc<dyn ArchiveStore>,
         options: ArchiveOptions,
     ) -> Uploader {
-        Uploader {
+        let uploader = Uploader {
             dataset: Arc::clone(dataset.inner()),
             archive,
             options,
             session: None,
             status: ArchiveStatus::default(),
-        }
+        };
+        keep_all(&uploader.dataset.store());
+        uploader
     }
 
     /// How far it has come.
@@ -136,6 +138,7 @@ impl Uploader {
             .is_none_or(|s| s.term.epoch != store.epoch())
         {
             self.session = None;
+            keep_all(store);
             self.session = Some(Session::resume(store, self.archive.as_ref(), now_ms)?);
         }
         let session = self.session.as_mut().expect("it was begun above");
@@ -164,6 +167,13 @@ impl Uploader {
             super::prune::prune(self.archive.as_ref(), &root, &self.options, now_ms, own)?;
         }
         Ok(is_busy)
+    }
+}
+
+/// How far the archive goes is not known yet.
+fn keep_all(store: &Store) {
+    for log in store.logs() {
+        store.set_archive_floor(log.id().shard, 1);
     }
 }
 
