@@ -109,8 +109,11 @@ fn store_of(address: &str) -> Result<Arc<dyn ArchiveStore>> {
     Err(Failure::usage(format!("{address}: {text}")))
 }
 
+/// A store, a dataset, and the history that was asked for.
+type Opened = (Arc<dyn ArchiveStore>, DatasetId, Option<[u8; 16]>);
+
 impl Place {
-    fn open(&self) -> Result<(Arc<dyn ArchiveStore>, DatasetId, Option<[u8; 16]>)> {
+    fn open(&self) -> Result<Opened> {
         let id = DatasetId::new(&self.dataset);
         let id = id.map_err(|error| Failure::usage(format!("{error}")))?;
         let lineage = self.lineage.as_deref().map(|hex| {
