@@ -105,7 +105,8 @@ fn objects_are_read_back_and_every_flipped_bit_is_found() {
         batches: &[3; 24],
     };
     assert_eq!(Tail::decode(&tail.encode(), "p").unwrap(), tail);
-    let decodes: [(Vec<u8>, fn(&[u8]) -> bool); 3] = [
+    type Decode = (Vec<u8>, fn(&[u8]) -> bool);
+    let decodes: [Decode; 3] = [
         (term.encode(), |b| Term::decode(b, "t").is_ok()),
         (base.encode(), |b| Base::decode(b, "b").is_ok()),
         (tail.encode(), |b| Tail::decode(b, "p").is_ok()),
