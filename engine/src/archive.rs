@@ -45,6 +45,9 @@ pub struct ArchiveOptions {
     pub pitr_window_ms: u64,
     /// Bases so old, in milliseconds, are points to restore. No shorter than the window.
     pub retention_ms: u64,
+    /// So many bytes of each shard's log, at most, wait for the archive. Where it is further behind, it
+    /// has a gap, tells, and begins a new base.
+    pub log_len_max: u64,
 }
 
 impl Default for ArchiveOptions {
@@ -56,6 +59,7 @@ impl Default for ArchiveOptions {
             checkpoint_ms: DAY_MS,
             pitr_window_ms: 7 * DAY_MS,
             retention_ms: 30 * DAY_MS,
+            log_len_max: 4 << 30,
         }
     }
 }
@@ -108,7 +112,7 @@ const PAUSE_MAX: u32 = 64;
 
 impl Dataset {
     /// Archives the dataset while this node leads it, from where the archive ends. What is not archived
-    /// stays in the log, up to [`Options::follower_log_len_max`](crate::Options::follower_log_len_max).
+    /// stays in the log, up to [`ArchiveOptions::log_len_max`].
     ///
     /// # Errors
     /// Where no thread can be started. A store that does not answer is none: it is asked again, and

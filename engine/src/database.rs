@@ -15,6 +15,7 @@ use strandline_wal::{DatasetId, IoContext};
 
 use crate::dataset::{Dataset, DatasetInner, Reopen};
 use crate::error::{Error, Result};
+use crate::event::What;
 use crate::files;
 use crate::keyspace::Keyspace;
 use crate::node::NodeIdentity;
@@ -146,7 +147,7 @@ impl Database {
                 let report =
                     repair_from_by(root, &peers, &options.links, &env).map_err(unhealed)?;
                 let database = Database::open_once(root, options, env, read_only)?;
-                database.note_heal(Ok(report));
+                database.note_heal("", Ok(report));
                 Ok(database)
             }
             opened => opened,
@@ -189,6 +190,7 @@ impl Database {
             node,
             hook: Arc::default(),
             arrivals: Arc::default(),
+            events: Arc::default(),
             env,
         };
         let datasets: Arc<Mutex<BTreeMap<DatasetId, Arc<DatasetInner>>>> = Arc::default();
@@ -316,6 +318,7 @@ impl Database {
             (false, None, crate::config::NodeRole::Follower) => Role::Follower,
             // A dataset that follows goes on following until it is promoted.
             (false, None, _) if self.follows(&dir)? => Role::Follower,
+            (false, None, _) if inner.shared.options.followed.contains(&id) => Role::Follower,
             (false, None, _) => Role::Leader,
         };
         let (shared, forks, elected) = (inner.shared.clone(), None, None);
@@ -385,7 +388,17 @@ impl Database {
         self.inner.heals.lock().last.clone()
     }
 
-    fn note_heal(&self, outcome: Result<RepairReport>) {
+    fn note_heal(&self, dataset: &str, outcome: Result<RepairReport>) {
+        let what = match &outcome {
+            Ok(report) => What::Healed {
+                place_count: report.repair_count(),
+            },
+            Err(why) => What::NotHealed {
+                why: why.to_string(),
+            },
+        };
+        let at_ms = self.env().clock.wall_ms();
+        self.shared().events.push(at_ms, dataset, what);
         let mut heals = self.inner.heals.lock();
         heals.count += u64::from(outcome.is_ok());
         heals.last = Some(outcome);
@@ -396,7 +409,7 @@ impl Database {
     pub(crate) fn heal(&self, dataset: &Dataset, goes_on: &dyn Fn() -> bool) -> Result<(), ()> {
         let outcome = self.mend(dataset, goes_on);
         let is_healed = outcome.is_ok();
-        self.note_heal(outcome);
+        self.note_heal(&dataset.name(), outcome);
         is_healed.then_some(()).ok_or(())
     }
 
@@ -466,6 +479,10 @@ impl Database {
 
     pub(crate) fn env(&self) -> &Env {
         &self.inner.shared.env
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.inner.shared
     }
 
     /// What it holds and has done, dataset by dataset.

@@ -335,7 +335,7 @@ impl Dataset {
     /// # Errors
     /// Why not: a failure that only a reopen mends, another leader, or that it was closed.
     pub fn health(&self) -> Result<()> {
-        self.inner.store().check()
+        self.inner.store().check_health()
     }
 
     /// Reads everything that is stored of it once, in this thread, and tells what is damaged. A growing

@@ -8,6 +8,7 @@
 //! {dataset}/manifest        which files are live
 //! {dataset}/manifest.copy   the same once more
 //! {dataset}/epoch           the highest epoch opened or promised
+//! {dataset}/slots           what followers need of the log
 //! {dataset}/{number}.tbl    a table
 //! {dataset}/r{region}/      the logs of one region: segments, spares, `durable`
 //! {dataset}/divergent/      tails that were cut, by shard, epoch and sequence
@@ -56,6 +57,11 @@ pub fn manifest_copy(manifest: &Path) -> PathBuf {
 /// The highest epoch that was opened or promised.
 pub fn epoch(dataset: &Path) -> PathBuf {
     dataset.join("epoch")
+}
+
+/// What followers need of the log.
+pub fn slots(dataset: &Path) -> PathBuf {
+    dataset.join("slots")
 }
 
 /// A table.

@@ -10,6 +10,7 @@ use std::fmt::Write;
 use crate::database::Database;
 use crate::dataset::Dataset;
 use crate::replica::{FollowStatus, FollowerStatus};
+use crate::retention::{Holder, SlotState, SlotStatus};
 use crate::stats::DatasetStats;
 use crate::store::Role;
 
@@ -33,6 +34,10 @@ enum Source {
     Follower(fn(&FollowerStatus) -> f64),
     /// One value per dataset that follows.
     Following(fn(&FollowStatus) -> f64),
+    /// One value per slot of a dataset.
+    Slot(fn(&SlotStatus) -> f64),
+    /// One value per holder of a shard's log.
+    Holder(fn(&Holder) -> f64),
 }
 
 /// A metric.
@@ -56,7 +61,7 @@ const fn metric(name: &'static str, kind: Kind, source: Source, help: &'static s
 }
 
 use Kind::{Counter, Gauge};
-use Source::{Dataset as D, Follower as F, Following as G, Shard as S};
+use Source::{Dataset as D, Follower as F, Following as G, Holder as H, Shard as S, Slot as L};
 
 /// All metrics, in the order of the text.
 pub const METRICS: &[Metric] = &[
@@ -282,7 +287,40 @@ pub const METRICS: &[Metric] = &[
         G(|f| f.bundle_count as f64),
         "Checkpoints of the leader that replaced this node's data.",
     ),
+    metric(
+        "strandline_slot_state",
+        Gauge,
+        L(|s| state_of(&s.state)),
+        "How a follower's slot stands: 0 active, 1 lagging, 2 at risk, 3 lost.",
+    ),
+    metric(
+        "strandline_slot_held_bytes",
+        Gauge,
+        L(|s| s.bytes as f64),
+        "Bytes of log that are kept for a follower.",
+    ),
+    metric(
+        "strandline_slot_idle_seconds",
+        Gauge,
+        L(|s| s.idle_ms as f64 / 1e3),
+        "How long a follower with a slot was not heard.",
+    ),
+    metric(
+        "strandline_log_held_bytes",
+        Gauge,
+        H(|h| h.bytes as f64),
+        "Bytes of log that one holder keeps, whoever else does.",
+    ),
 ];
+
+fn state_of(state: &SlotState) -> f64 {
+    match state {
+        SlotState::Active => 0.0,
+        SlotState::Lagging => 1.0,
+        SlotState::AtRisk { .. } => 2.0,
+        SlotState::Lost { .. } => 3.0,
+    }
+}
 
 fn is(is: bool) -> f64 {
     f64::from(u8::from(is))
@@ -293,6 +331,8 @@ struct Sample {
     stats: DatasetStats,
     followers: Vec<FollowerStatus>,
     following: Option<FollowStatus>,
+    slots: Vec<SlotStatus>,
+    holders: Vec<Holder>,
 }
 
 impl Database {
@@ -303,6 +343,8 @@ impl Database {
             stats: dataset.stats(),
             followers: dataset.followers(),
             following: dataset.follow_status(),
+            slots: dataset.slots(),
+            holders: dataset.who_blocks(),
         };
         let samples: Vec<Sample> = self.datasets().iter().map(sample).collect();
         let mut text = String::new();
@@ -342,6 +384,21 @@ impl Metric {
                     let label = escaped(&follower.name);
                     let labels = format!(",follower=\"{label}\",node=\"{node:032x}\"");
                     line(&labels, value(follower));
+                }
+            }
+            L(value) => {
+                for slot in &sample.slots {
+                    let (label, node) = (escaped(&slot.name), u128::from_be_bytes(slot.node));
+                    let labels = format!(",slot=\"{label}\",node=\"{node:032x}\"");
+                    line(&labels, value(slot));
+                }
+            }
+            H(value) => {
+                for holder in &sample.holders {
+                    let (what, shard) = (holder.what, holder.shard);
+                    let label = escaped(&holder.name);
+                    let labels = format!(",holder=\"{what}\",name=\"{label}\",shard=\"{shard}\"");
+                    line(&labels, value(holder));
                 }
             }
             G(value) => {
@@ -411,7 +468,9 @@ mod tests {
             let wanted = match metric.source {
                 D(_) => 2,
                 S(_) => 4,
-                F(_) | G(_) => 0,
+                F(_) | G(_) | L(_) => 0,
+                // Whoever keeps something.
+                H(_) => continue,
             };
             assert_eq!(count.count(), wanted, "{}", metric.name);
         }
@@ -433,6 +492,8 @@ mod tests {
             stats: db.dataset("").unwrap().stats(),
             followers: vec![follower],
             following: None,
+            slots: Vec::new(),
+            holders: Vec::new(),
         };
         let metric = METRICS
             .iter()

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use strandline_replication::slot::IDLE_MS_MAX;
+use strandline_wal::DatasetId;
+
 use crate::config::NodeConfig;
 use crate::error::{Error, Result};
 use crate::replica::Links;
@@ -122,9 +125,13 @@ pub struct Options {
     /// follower that a scrub finds, is mended by itself by what the leader has. Default none: an open is
     /// refused, and a scrub tells.
     pub heal_from: Vec<String>,
-    /// Log kept for followers that are connected or were within this run, in bytes. Default 1 GiB.
-    /// A follower that falls behind further gets a checkpoint.
-    pub follower_log_len_max: u64,
+    /// Log kept for a follower, here or away, in bytes. Default `None`: 10 GiB, or a quarter of the free
+    /// disk where that is less; any. A follower that falls behind further gets a checkpoint. Whatever it
+    /// is, a disk that runs full is not filled with it: see [`crate::Dataset::slots`].
+    pub slot_bytes_max: Option<u64>,
+    /// How long log is kept for a follower that is away, in milliseconds. Default 7 days; 1 minute to 10
+    /// years. Long enough for a weekend and a repair, and not for ever.
+    pub slot_idle_max_ms: u64,
     /// How long a write waits for followers, in milliseconds. Default 10 000; 1 to 3 600 000.
     pub ack_timeout_ms: u64,
     /// What becomes of a write that too few followers confirmed in that time. Default: it is refused.
@@ -133,6 +140,9 @@ pub struct Options {
     pub links: Links,
     /// Who does background work. Default: a thread.
     pub background: Background,
+    /// Datasets that are opened as followers, whatever they were before: so a leader that was deposed comes
+    /// back without another epoch of its own. Default none.
+    pub followed: Vec<DatasetId>,
     /// What this node is. Default: a single node, shard 0, region 0.
     pub node: NodeConfig,
     /// Whether a missing database is created. Default true.
@@ -157,11 +167,13 @@ impl Default for Options {
             reserve_len_max: 64 << 20,
             scrub_rate: 0,
             heal_from: Vec::new(),
-            follower_log_len_max: 1 << 30,
+            slot_bytes_max: None,
+            slot_idle_max_ms: IDLE_MS_MAX,
             ack_timeout_ms: 10_000,
             links: Links::default(),
             ack_policy: AckPolicy::Refuse,
             background: Background::Thread,
+            followed: Vec::new(),
             node: NodeConfig::default(),
             create: true,
         }
@@ -176,7 +188,7 @@ impl Options {
     pub fn check(&self) -> Result<()> {
         const KIB: u64 = 1 << 10;
         const GIB: u64 = 1 << 30;
-        let ranges: [(&'static str, u64, u64, u64); 9] = [
+        let ranges: [(&'static str, u64, u64, u64); 10] = [
             ("memtable_len_max", self.memtable_len_max, 64 * KIB, 4 * GIB),
             ("memtable_count_max", self.memtable_count_max as u64, 1, 16),
             ("segment_len_start", self.segment_len_start, 64 * KIB, GIB),
@@ -190,6 +202,12 @@ impl Options {
             ("table_len_max", self.table_len_max, 64 * KIB, 2 * GIB),
             ("run_count_max", self.run_count_max as u64, 1, 16),
             ("ack_timeout_ms", self.ack_timeout_ms, 1, 3_600_000),
+            (
+                "slot_idle_max_ms",
+                self.slot_idle_max_ms,
+                60_000,
+                10 * 366 * 24 * 3_600_000,
+            ),
             (
                 "segment_len_start",
                 self.segment_len_start,

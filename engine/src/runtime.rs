@@ -231,13 +231,25 @@ mod tests {
     #[test]
     fn a_full_disk_and_damage_leave_a_dataset_open_and_other_failures_do_not() {
         let corrupt = LogError::corrupt(Path::new("/db/x"), 0, "table", "a", "b");
-        for (error, goes_on) in [
-            (failed(std::io::ErrorKind::StorageFull), true),
-            (corrupt.into(), true),
-            (failed(std::io::ErrorKind::PermissionDenied), false),
+        for (error, goes_on, told) in [
+            (failed(std::io::ErrorKind::StorageFull), true, "disk_full"),
+            (corrupt.into(), true, "damaged"),
+            (
+                failed(std::io::ErrorKind::PermissionDenied),
+                false,
+                "stopped",
+            ),
         ] {
-            let (_db, store) = store();
-            store.note_background_failure(error.clone());
+            let (db, store) = store();
+            for _ in 0..2 {
+                store.note_background_failure(error.clone());
+            }
+            let events = db.events();
+            assert_eq!(events.len(), 1, "{events:?}");
+            assert_eq!(
+                (events[0].what.name(), events[0].dataset.as_str()),
+                (told, "primary")
+            );
             assert_eq!(store.check().is_ok(), goes_on, "{error}");
             // The first failure is the one that is told.
             store.note_background_failure(failed(std::io::ErrorKind::TimedOut));

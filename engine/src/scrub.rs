@@ -14,6 +14,7 @@ use strandline_wal::bug::planted;
 
 use crate::database::{Database, Inner};
 use crate::dataset::Dataset;
+use crate::event::What;
 use crate::files;
 use crate::manifest::Slots;
 use crate::store::epoch::EpochFile;
@@ -94,7 +95,14 @@ impl Store {
         Counters::add(&self.counters().scrubbed_len, read_len);
         Counters::add(&self.counters().scrub_passes, 1);
         if !planted("scrub.damage") {
-            self.damage().lock().clone_from(&report.problems);
+            let mut known = self.damage().lock();
+            for problem in report.problems.iter().filter(|it| !known.contains(it)) {
+                self.tell(What::Damaged {
+                    path: problem.path.clone(),
+                    what: problem.what.clone(),
+                });
+            }
+            known.clone_from(&report.problems);
         }
         report
     }

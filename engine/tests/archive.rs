@@ -692,13 +692,13 @@ fn a_log_that_outgrew_its_limit_breaks_the_archive_and_a_new_base_begins() {
     let store = MemoryArchive::default();
     let env = SimEnv::new(7);
     env.clock.jump_to_ms(START_MS);
-    let limited = Options {
-        follower_log_len_max: 1 << 20,
-        ..options(1)
-    };
-    let db = limited.open_with("/db", env.env()).unwrap();
+    let db = options(1).open_with("/db", env.env()).unwrap();
     let shared: Arc<dyn ArchiveStore> = Arc::new(store.clone());
-    let mut uploader = Uploader::new(&db.dataset("").unwrap(), shared, often());
+    let limited = ArchiveOptions {
+        log_len_max: 1 << 20,
+        ..often()
+    };
+    let mut uploader = Uploader::new(&db.dataset("").unwrap(), shared, limited);
     let (mut dice, mut model) = (Dice(3), Model::default());
     for n in 0..3_000 {
         env.clock.advance_ms(10);

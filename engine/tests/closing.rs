@@ -127,7 +127,13 @@ fn a_close_of_what_was_stopped_tells_of_it() {
     let (db, faults) = loaded(&machine);
     faults.add(Rule::new(Effect::EIO).on(Call::Sync));
     let map = db.keyspace("map").unwrap();
+    let dataset = db.dataset("").unwrap();
+    dataset.health().unwrap();
     assert!(map.put_with("key", "value", Durability::Disk).is_err());
+    assert!(dataset.health().is_err());
+    let told = || -> Vec<_> { db.events().iter().map(|it| it.what.name()).collect() };
+    assert_eq!(told(), ["stopped"]);
+    assert_eq!(told(), [""; 0], "once");
     assert!(db.close().is_err());
     db.close().unwrap();
 }

@@ -168,6 +168,82 @@ fn a_follower_becomes_byte_identical_and_takes_over() {
     }
 }
 
+/// The names of what happened to a machine since the last call; the last one's words.
+fn happened(machine: &Machine) -> (Vec<&'static str>, String) {
+    let events = machine.db.events();
+    let said = events.last().map(|event| event.what.to_string());
+    let names = events.iter().map(|event| event.what.name()).collect();
+    (names, said.unwrap_or_default())
+}
+
+#[test]
+fn an_operator_hears_of_a_failover_on_every_node() {
+    let (mut cluster, mut a, mut b) = leader_and_follower(1);
+    let follower = primary(&b);
+    a.db.keyspace("map").unwrap().put("key", "value").unwrap();
+    cluster.run(&mut [&mut a, &mut b], 3_000);
+    assert_eq!(happened(&a), (vec!["joined"], "b follows".to_owned()));
+    assert_eq!(happened(&b), (vec!["following"], "following a".to_owned()));
+    assert_eq!(happened(&a).0, [""; 0], "each is told once");
+    // The leader is cut off and writes on; the other leads, and then tells it so.
+    cluster.network.detach("a");
+    a.db.keyspace("map").unwrap().put("lost", "tail").unwrap();
+    cluster.run(&mut [&mut b], 100);
+    let (names, said) = happened(&b);
+    assert!(
+        names.contains(&"left") && said.starts_with("not connected: "),
+        "{names:?} {said}"
+    );
+    let how = Promote {
+        node_count: 2,
+        follower_count: 1,
+        ..Promote::default()
+    };
+    b.node.campaign(cluster.now(), &follower, &how).unwrap();
+    cluster.run(&mut [&mut b], 100);
+    let (names, said) = happened(&b);
+    assert_eq!(names.last(), Some(&"promoted"), "{names:?}");
+    assert!(said.starts_with("leads epoch "), "{said}");
+    let old = a.env.crash(1, Damage::KeepAll);
+    drop(a);
+    let mut a = cluster.machine("a", old);
+    let again = a.db.follower("").unwrap();
+    let now = cluster.now();
+    a.node.follow(now, &again, &["b".to_owned()]).unwrap();
+    b.db.keyspace("map").unwrap().put("new", "value").unwrap();
+    cluster.run(&mut [&mut a, &mut b], 10_000);
+    let (names, said) = happened(&a);
+    assert!(names.contains(&"cut"), "{names:?}");
+    assert_eq!(said, "following b");
+    assert_eq!(happened(&b).0, ["joined"]);
+}
+
+/// A dataset of a node that leads others was led here before another node took over.
+#[test]
+fn a_dataset_that_is_to_follow_opens_as_a_follower_and_others_as_they_were() {
+    let env = SimEnv::new(1);
+    let open = |followed: &[&str]| {
+        let id = |name: &&str| strandline::DatasetId::new(name).unwrap();
+        let options = Options {
+            followed: followed.iter().map(id).collect(),
+            background: Background::Manual,
+            ..Options::default()
+        };
+        options.open_with("/db", env.env()).unwrap()
+    };
+    let epoch = |db: &Database, name: &str| db.dataset(name).unwrap().stats().epoch;
+    let db = open(&[]);
+    let before = (epoch(&db, "x"), epoch(&db, "y"));
+    db.close().unwrap();
+    drop(db);
+    let db = open(&["x"]);
+    assert_eq!(db.dataset("x").unwrap().role(), Role::Follower);
+    assert_eq!(db.dataset("y").unwrap().role(), Role::Leader);
+    assert_eq!((epoch(&db, "x"), epoch(&db, "y")), (0, before.1 + 1));
+    let ends = db.dataset("x").unwrap().positions();
+    assert!(ends.iter().all(|end| end.epoch.0 <= before.0), "{ends:?}");
+}
+
 /// A follower cannot refuse what a leader wrote: on a full disk it takes the room that is kept aside.
 #[test]
 fn a_follower_with_a_full_disk_takes_what_its_reserve_holds() {

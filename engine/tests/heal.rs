@@ -193,6 +193,12 @@ fn a_scrub_finds_rot_and_a_follower_mends_it_while_it_follows() {
         wait("it heals", || follower.stats().heal_count > heal_count);
         let report = follower.last_heal().unwrap().unwrap();
         assert!(report.repair_count() > 0, "{report:?}");
+        let events = follower.events();
+        let names: Vec<&str> = events.iter().map(|event| event.what.name()).collect();
+        assert!(
+            names.contains(&"damaged") && names.contains(&"healed"),
+            "{names:?}"
+        );
         // It follows on.
         put(&pair.leader, next, next + 100);
         wait_for_all(&pair.leader, &follower);

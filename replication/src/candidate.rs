@@ -29,6 +29,8 @@ pub struct CandidateOptions {
     /// Promises needed, its own included: [`crate::quorum::promises_needed`], or 1 for a member of an
     /// in-sync set.
     pub needed: usize,
+    /// It asks for an epoch above this one: the coordinator's record has it.
+    pub above: Epoch,
     /// It gives up after this long, in milliseconds.
     pub timeout_ms: u64,
     /// It gives up once this many epochs were refused.
@@ -40,6 +42,7 @@ impl Default for CandidateOptions {
         CandidateOptions {
             peers: Vec::new(),
             needed: 1,
+            above: Epoch(0),
             timeout_ms: 10_000,
             epoch_count_max: 16,
         }

@@ -6,6 +6,7 @@
 
 pub mod attempt;
 pub mod codec;
+pub mod directory;
 pub mod etcd;
 pub mod memory;
 pub mod object_store;

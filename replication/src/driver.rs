@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use strandline_wal::DatasetId;
 use strandline_wal::io::Clock;
+use strandline_wal::{DatasetId, Epoch};
 
 use crate::candidate::CandidateOptions;
 use crate::error::{Error, Reason, Result};
+use crate::failover::Follows;
 use crate::follower::FollowerOptions;
 use crate::lag::LagGauges;
 use crate::leader::LeaderOptions;
@@ -163,6 +164,16 @@ impl Driver {
         self.datasets
             .get(dataset)
             .and_then(|dataset| dataset.state())
+    }
+
+    /// Of a dataset that is followed here: the epoch of its leader, and when that was last heard.
+    pub fn heard(&self, dataset: &DatasetId) -> Option<(Epoch, u64)> {
+        self.datasets.get(dataset)?.heard()
+    }
+
+    /// Of a dataset that is led here: the durable ends of its logs, and how its followers stand.
+    pub fn follows(&self, dataset: &DatasetId) -> Option<(Vec<u64>, Vec<Follows>)> {
+        self.datasets.get(dataset)?.follows()
     }
 
     /// Carries out a command. A new role of a dataset replaces the old one.

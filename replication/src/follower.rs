@@ -210,6 +210,15 @@ impl Follower {
         }
     }
 
+    /// The epoch of the leader that welcomed this node, and when it was last heard; `None` where there is
+    /// no such connection.
+    pub fn heard(&self) -> Option<(Epoch, u64)> {
+        match self.state {
+            State::Idle | State::Connecting | State::Greeting | State::Stopped => None,
+            _ => Some((self.epoch, self.heard_ms)),
+        }
+    }
+
     /// What this node has of a shard that it follows, and what the leader wrote and committed.
     pub fn standing(&self, shard: ShardId) -> Option<(AckEntry, u64, u64)> {
         let stream = self.streams.get(&shard)?;
@@ -244,7 +253,10 @@ impl Follower {
                 };
                 Some(heartbeat.min(ack).min(sync))
             }
-            _ => Some(self.told_ms + self.options.heartbeat_ms),
+            _ => Some(
+                (self.told_ms + self.options.heartbeat_ms)
+                    .min(self.heard_ms + self.silence_ms() + 1),
+            ),
         }
     }
 
@@ -364,7 +376,7 @@ impl Follower {
                 self.leader_name.clone_from(&peer);
                 self.actions.push_back(Action::Connect(peer));
             }
-            _ if now.saturating_sub(self.heard_ms) > self.options.silence_ms => {
+            _ if now.saturating_sub(self.heard_ms) > self.silence_ms() => {
                 let why = Error::unreachable(&self.leader_name, "it was silent for too long");
                 self.fail(now, why);
             }
@@ -376,6 +388,13 @@ impl Follower {
                 self.send(now, Message::Credit { granted });
             }
             _ => {}
+        }
+    }
+
+    fn silence_ms(&self) -> u64 {
+        match self.state {
+            State::Connecting | State::Greeting => self.options.greeting_ms,
+            _ => self.options.silence_ms,
         }
     }
 

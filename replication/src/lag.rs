@@ -14,7 +14,7 @@ pub struct ShardLag {
     pub transport_seqs: u64,
     /// Records that it received and did not apply.
     pub apply_seqs: u64,
-    /// Last sequence that it confirmed as received: what retention must keep starts behind it.
+    /// Last sequence that it confirmed as received.
     pub received: u64,
     /// Last sequence that it confirmed as durable.
     pub durable: u64,
@@ -51,15 +51,6 @@ impl LagGauges {
         let followers = self.followers.lock();
         let own = followers.iter().filter(|((of, _), _)| of == dataset);
         own.map(|((_, node), lag)| (*node, lag.clone())).collect()
-    }
-
-    /// The last sequence that every follower seen confirmed as durable; `None` where there is none.
-    /// Pruning keeps what lies behind it, as far as its limits allow.
-    pub fn durable_everywhere(&self, dataset: &DatasetId, shard: ShardId) -> Option<u64> {
-        let followers = self.followers.lock();
-        let own = followers.iter().filter(|((of, _), _)| of == dataset);
-        own.map(|(_, lag)| lag.shards.get(&shard).map_or(0, |lag| lag.durable))
-            .min()
     }
 
     pub(crate) fn set(&self, dataset: &DatasetId, node: NodeId, lag: FollowerLag) {

@@ -13,7 +13,9 @@ use strandline_wal::{Epoch, ShardId};
 
 use crate::bundle::BundlePlan;
 use crate::error::{Error, Reason, Result};
+use crate::failover::Follows;
 use crate::ids::{Identity, Incarnation, LeaderId, Leadership, Lineage, NodeId};
+use crate::membership::Reach;
 use crate::message::{
     FILES_PER_FRAME_MAX, Hello, Message, Purpose, Refusal, Tick, TickMark, VERSIONS, Verdict,
     Welcome,
@@ -52,6 +54,8 @@ pub struct Leader {
     // What every follower that was here last confirmed; one entry per node and shard.
     standings: BTreeMap<ShardId, Vec<Standing>>,
     confirmed: BTreeMap<ShardId, Confirmed>,
+    // Last sequence that was ever confirmed, at any level.
+    highest: BTreeMap<ShardId, u64>,
     // First record of this leadership per shard: followers count from there on only.
     starts: BTreeMap<ShardId, u64>,
     wall_ms: u64,
@@ -73,6 +77,7 @@ impl Leader {
             followers: BTreeMap::new(),
             standings: BTreeMap::new(),
             confirmed: BTreeMap::new(),
+            highest: BTreeMap::new(),
             starts: BTreeMap::new(),
             wall_ms: 0,
             actions: VecDeque::new(),
@@ -146,6 +151,33 @@ impl Leader {
     /// of the next bytes and the last ack. For gauges.
     pub(crate) fn followers(&self) -> impl Iterator<Item = &Progress> {
         self.followers.values()
+    }
+
+    /// The durable ends of the logs, and how the followers stand.
+    pub fn follows(&self) -> (Vec<u64>, Vec<Follows>) {
+        let ends = self.marks.values().map(|marks| marks.durable).collect();
+        let of = |follower: &Progress| {
+            let is_shipping = matches!(follower.state, crate::progress::State::Shipping);
+            let reach = |(shard, stream): (&ShardId, &crate::progress::Stream)| Reach {
+                durable: stream.ack.durable,
+                confirmed: self.highest.get(shard).copied().unwrap_or_default(),
+                start: self.starts.get(shard).copied().unwrap_or(u64::MAX),
+            };
+            let streams = follower.streams.iter().filter(|_| is_shipping);
+            Follows {
+                member: (follower.peer.node, follower.peer.incarnation),
+                heard_ms: follower.heard_ms,
+                reach: streams.map(reach).collect(),
+            }
+        };
+        let followers = self.followers();
+        let follow = followers.filter(|f| f.purpose == Purpose::Follow);
+        (ends, follow.map(of).collect())
+    }
+
+    /// The follower of a connection.
+    pub(crate) fn follower(&self, conn: ConnId) -> Option<&Progress> {
+        self.followers.get(&conn)
     }
 
     /// Runs `f` on a follower that may have left meanwhile.
@@ -305,6 +337,7 @@ impl Leader {
         let verdicts = match judged {
             Ok(verdicts) => verdicts,
             Err(why @ Error::Diverged { .. }) => return self.refuse(conn, Reason::Diverged, why),
+            Err(why @ Error::Full { .. }) => return self.refuse(conn, Reason::Busy, why),
             Err(why) => return self.fail(conn, why),
         };
         follower.judged(&verdicts);
@@ -407,6 +440,10 @@ impl Leader {
         let confirmed = self.options.policy.confirmed(leader, shard, &standings);
         let before = self.confirmed.get(&shard);
         if before.is_none_or(|before| *before != confirmed) && !confirmed.received.is_empty() {
+            let lists = [&confirmed.received, &confirmed.durable, &confirmed.applied];
+            let last = lists.into_iter().flatten().max().copied();
+            let highest = self.highest.entry(shard).or_default();
+            *highest = last.unwrap_or_default().max(*highest);
             self.confirmed.insert(shard, confirmed.clone());
             self.actions.push_back(Action::Confirm(confirmed));
         }

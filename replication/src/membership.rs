@@ -66,7 +66,7 @@ pub enum Event {
     Replaced(Replaced),
     /// [`Action::Replace`] was not answered, and will not be.
     Unknown,
-    /// These members are too slow to wait for. Said again for as long as it holds.
+    /// These members are too slow to wait for, the slowest first. Said again for as long as it holds.
     Slow(Vec<Member>),
     /// A follower wants to join. Said again for as long as it is none of the members.
     Joins(Member, Vec<Reach>),
@@ -178,9 +178,16 @@ impl Membership {
         }
     }
 
+    /// Drops as many as may go. Below the minimum nothing is confirmed whoever is dropped, and who was
+    /// dropped could not lead: the minimum stays.
     fn drop(&mut self, slow: &[Member]) -> Vec<Action> {
-        let stays = |member: &&Member| **member == self.me || !slow.contains(member);
-        let members = self.record.members.iter().filter(stays).copied().collect();
+        let mut members = self.record.members.clone();
+        let least = self.record.min_in_sync as usize + 1;
+        for member in slow.iter().filter(|member| **member != self.me) {
+            if members.len() > least {
+                members.retain(|other| other != member);
+            }
+        }
         self.propose(members)
     }
 

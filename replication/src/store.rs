@@ -14,6 +14,7 @@ use crate::bundle::{BundleSink, BundleSource};
 use crate::epoch::EpochTable;
 use crate::error::{Error, Result};
 use crate::ids::{Identity, Leadership, Lineage, NodeId, Promise, ShardEnd};
+use crate::slot::Heard;
 
 /// A dataset's logs, to be read from.
 pub trait LogSource: Send + Sync {
@@ -83,6 +84,19 @@ pub trait LeaderStore: LogSource {
     /// What followers have confirmed of a shard; called whenever it rises. The store wakes the
     /// writers that wait for it and raises its committed mark by its own rule.
     fn confirmed(&self, confirmed: &Confirmed);
+
+    /// A follower says where its logs end: from now on the log that it needs is kept, and that this is so
+    /// is durable on return. Nothing is answered before. Called again whenever it says so.
+    ///
+    /// # Errors
+    /// [`Error::Full`] where there is no place for it; the disk's.
+    fn greeted(&self, peer: &Identity, ends: &[ShardEnd]) -> Result<()>;
+
+    /// A bundle for a follower ends here: what lies behind is kept until it has caught up.
+    fn pinned(&self, node: NodeId, ends: &[ShardEnd]);
+
+    /// What the followers confirmed that are connected: all of them, now and then.
+    fn heard(&self, heard: Vec<Heard>);
 
     /// Another leadership was seen: acknowledge nothing more, take no more writes. Called once.
     fn fenced(&self, epoch: Epoch);
@@ -242,6 +256,11 @@ pub enum Report {
     /// from the driver, reopened as leader, and starts this epoch.
     Elected {
         /// The epoch to start.
+        epoch: Epoch,
+    },
+    /// This node leads no more: a later epoch is known. [`LeaderStore::fenced`] was called.
+    Fenced {
+        /// That epoch.
         epoch: Epoch,
     },
     /// This node may not lead.

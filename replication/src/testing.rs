@@ -499,6 +499,14 @@ impl LogSource for TestStore {
 }
 
 impl LeaderStore for TestStore {
+    fn greeted(&self, _peer: &Identity, _ends: &[ShardEnd]) -> Result<()> {
+        Ok(())
+    }
+
+    fn pinned(&self, _node: NodeId, _ends: &[ShardEnd]) {}
+
+    fn heard(&self, _heard: Vec<crate::slot::Heard>) {}
+
     fn leadership(&self) -> Leadership {
         self.leadership.expect("it leads")
     }

@@ -6,6 +6,7 @@
 //! | what else goes wrong: wiped, paused, full, slow and rotten nodes, clocks that jump | `faults` |
 //! | clients of a few keys, and whether what they saw has an order | `clients` |
 //! | what must hold in the end | `compare` |
+//! | clusters without an operator: a coordinator says who leads | `elected` |
 //!
 //! Every write is remembered with the levels that it was acknowledged at. At the end everything heals,
 //! and then: all logs are the same bytes, all states are the same, what was acknowledged on one
@@ -28,6 +29,7 @@ use faults::{Illness, Plague};
 
 mod clients;
 mod compare;
+mod elected;
 mod faults;
 
 /// Nodes of the cluster.
@@ -116,6 +118,8 @@ struct Machine {
 struct Up {
     db: Database,
     node: Node,
+    /// Whether it takes part in elections.
+    takes_part: bool,
 }
 
 impl Up {
@@ -149,6 +153,8 @@ pub enum Profile {
     /// As [`Profile::Full`], with so much written that whoever is away for a while is far behind, and is
     /// sent long pieces instead of a bundle.
     Behind,
+    /// As [`Profile::Full`], with a coordinator in the place of the operator: the nodes elect.
+    Elected,
 }
 
 /// One simulated cluster.
@@ -172,6 +178,8 @@ pub struct Cluster {
     plague: Option<Plague>,
     clients: Clients,
     forced_epochs: BTreeSet<u32>,
+    /// Who leads is a matter of this.
+    elected: Option<elected::Coordination>,
 }
 
 impl Cluster {
@@ -209,13 +217,21 @@ impl Cluster {
             writes: Vec::new(),
             next_key: 0,
             counters,
-            forces: seed % 5 == 4,
+            forces: seed % 5 == 4 && profile != Profile::Elected,
             is_behind: profile == Profile::Behind,
             plague: (profile != Profile::Plain).then(|| Plague::new(seed)),
             clients: Clients::new(seed),
             forced_epochs: BTreeSet::new(),
+            elected: (profile == Profile::Elected).then(|| elected::Coordination::new(seed)),
             random,
         };
+        if cluster.is_elected() {
+            for n in 0..NODE_COUNT {
+                cluster.start(n, NodeRole::Follower);
+                cluster.follow(n);
+            }
+            return cluster;
+        }
         cluster.start(0, NodeRole::Single);
         let now = cluster.now();
         let leader = cluster.machines[0].up.as_mut().expect("it was started");
@@ -241,7 +257,7 @@ impl Cluster {
     }
 
     fn options(&self, role: NodeRole) -> Options {
-        let follower_log_len_max = if self.is_behind { 8 << 20 } else { 128 << 10 };
+        let slot_bytes_max = if self.is_behind { 8 << 20 } else { 128 << 10 };
         Options {
             router: ShardRouter::hash(self.shards).expect("1 to 3 shards"),
             background: Background::Manual,
@@ -250,7 +266,7 @@ impl Cluster {
             segment_len_max: 64 << 10,
             table_len_max: 64 << 10,
             // Small, so that a follower that is away for a while needs a bundle.
-            follower_log_len_max,
+            slot_bytes_max: Some(slot_bytes_max),
             node: NodeConfig {
                 role,
                 ..NodeConfig::default()
@@ -283,7 +299,12 @@ impl Cluster {
             Box::new(transport),
             Arc::new(Notifier::default()),
         );
-        machine.up = Some(Up { db, node });
+        let takes_part = false;
+        machine.up = Some(Up {
+            db,
+            node,
+            takes_part,
+        });
     }
 
     fn others(&self, n: usize) -> Vec<String> {
@@ -298,6 +319,13 @@ impl Cluster {
         let Some(up) = &mut self.machines[n].up else {
             return;
         };
+        if self.elected.is_some() {
+            // From then on it finds its leaders by itself.
+            if !std::mem::replace(&mut up.takes_part, true) {
+                self.take_part(n);
+            }
+            return;
+        }
         let dataset = up.dataset();
         let followed = up.node.follow(now, &dataset, &peers);
         drop(dataset);
@@ -323,6 +351,7 @@ impl Cluster {
                     }
                 }
             }
+            self.note_elected(now);
             self.note_acks();
             self.note_clients();
             self.end_campaign();
@@ -331,7 +360,16 @@ impl Cluster {
     }
 
     fn note_acks(&mut self) {
-        let Some(leader) = self.leader else { return };
+        let leaders = match self.is_elected() {
+            true => (0..NODE_COUNT).collect(),
+            false => Vec::from_iter(self.leader),
+        };
+        for leader in leaders {
+            self.note_acks_of(leader);
+        }
+    }
+
+    fn note_acks_of(&mut self, leader: usize) {
         let Some(up) = &self.machines[leader].up else {
             return;
         };
@@ -345,10 +383,13 @@ impl Cluster {
                 .iter()
                 .zip(&confirmed)
                 .all(|(end, seq)| seq >= end);
-            if write.epoch == epoch && !write.on_follower && covered {
+            if write.epoch == epoch && write.at == leader && !write.on_follower && covered {
                 write.on_follower = true;
                 newly += 1;
             }
+        }
+        if newly > 0 {
+            self.note_acked(leader, epoch);
         }
         self.counters.add("acked on a follower", newly);
     }
@@ -397,7 +438,11 @@ impl Cluster {
 
     /// One write at the leader, acknowledged by its own disk.
     fn write(&mut self) {
-        let Some(leader) = self.leader else { return };
+        let leader = match self.is_elected() {
+            true => self.some_leader(),
+            false => self.leader,
+        };
+        let Some(leader) = leader else { return };
         if !self.machines[leader].illness.lets_step(self.ms) {
             return;
         }
@@ -503,7 +548,7 @@ impl Cluster {
     }
 
     fn promote(&mut self) {
-        if self.candidate.is_some() {
+        if self.candidate.is_some() || self.is_elected() {
             return;
         }
         let up: Vec<usize> = (0..NODE_COUNT)
@@ -646,6 +691,7 @@ impl Cluster {
             self.run(ms);
         }
         self.heal();
+        self.count_elections();
         self.compare();
         self.judge_clients();
         let state = self.digest(self.leader.expect("a healed cluster has a leader"));
@@ -685,7 +731,7 @@ impl Cluster {
                 self.restart(n);
                 self.work(n);
             }
-            if self.agrees() {
+            if self.agrees() && (!self.is_elected() || self.is_settled()) {
                 break;
             }
             // Force asks nobody: a node may be bound by its promise of this very epoch to another. It
@@ -737,10 +783,11 @@ impl Cluster {
         };
         let nodes: Vec<String> = self.machines.iter().map(node).collect();
         format!(
-            "leader {:?} candidate {:?}\n{}",
+            "leader {:?} candidate {:?}\n{}\n{}",
             self.leader,
             self.candidate,
-            nodes.join("\n")
+            nodes.join("\n"),
+            self.describe_elected()
         )
     }
 }

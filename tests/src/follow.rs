@@ -51,7 +51,7 @@ impl Place {
             router: ShardRouter::hash(2)?,
             background: Background::Manual,
             // Whoever is not there gets a bundle.
-            follower_log_len_max: 0,
+            slot_bytes_max: Some(0),
             node: NodeConfig {
                 role,
                 ..NodeConfig::default()

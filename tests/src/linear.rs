@@ -57,6 +57,11 @@ impl Call {
         }
     }
 
+    /// Whether it wrote that a key is absent.
+    pub fn removes(&self) -> bool {
+        self.writes.iter().any(|(_, to)| to.is_none())
+    }
+
     fn keys(&self) -> impl Iterator<Item = usize> {
         self.reads.iter().chain(&self.writes).map(|(key, _)| *key)
     }
@@ -295,8 +300,11 @@ impl<'a> Search<'a> {
     fn is_new(&mut self, call: usize, state: &BTreeMap<usize, u64>) -> bool {
         assert!(
             self.seen.len() < STATE_COUNT_MAX,
-            "a history of {} calls is too tangled to be judged",
-            self.calls.len()
+            "a history is too tangled to be judged: {}",
+            Violation {
+                calls: self.calls.to_vec(),
+                order: self.longest.clone()
+            }
         );
         let mut done = self.done.clone();
         done[call / 64] |= 1 << (call % 64);

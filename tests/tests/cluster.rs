@@ -136,6 +136,47 @@ fn nodes_far_behind_lose_nothing() {
     }
 }
 
+/// A coordinator's record says who leads, and nobody else does: leaders crash, are paused and cut off, and
+/// others take over by themselves, while the coordinator fails and answers late.
+#[test]
+fn no_election_loses_what_was_acknowledged() {
+    let (first, count) = seeds();
+    let mut all = Counters::default();
+    for seed in first..first + count {
+        let outcome = Cluster::new(seed, Profile::Elected).check(ACTION_COUNT);
+        all.merge(&outcome.counters);
+        if seed % 50 == 0 {
+            let again = Cluster::new(seed, Profile::Elected).check(ACTION_COUNT);
+            assert_eq!(again, outcome, "seed {seed} is not deterministic");
+        }
+    }
+    println!(
+        "{count} seeds of elected leaders from {first}: {:#?}",
+        all.counts
+    );
+    if count >= 100 {
+        for name in [
+            "acked on a follower",
+            "elections",
+            "leaders replaced",
+            "members dropped",
+            "members taken in",
+            "changes never made",
+            "nodes without a coordinator",
+            "leader crashes",
+            "paused leaders",
+            "tails cut",
+            "wiped nodes whole again",
+            "full disks of leaders",
+            "register reads confirmed",
+            "histories judged",
+        ] {
+            let n = all.counts.get(name).copied().unwrap_or_default();
+            assert!(n > 0, "{name} never happened in {count} seeds");
+        }
+    }
+}
+
 #[test]
 fn no_seed_loses_what_was_acknowledged() {
     let (first, count) = seeds();

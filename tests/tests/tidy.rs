@@ -145,6 +145,7 @@ fn only_some_modules_of_the_engine_know_replication() {
         "options",
         "config",
         "replica",
+        "retention",
         "checkpoint",
         "verify",
         "reconcile",

@@ -25,9 +25,12 @@
 pub mod cli;
 pub mod demo;
 pub mod failure;
+mod http;
 pub mod inspect;
 pub mod load;
+mod log;
 pub mod ndjson;
+mod notify;
 pub mod open;
 pub mod progress;
 mod signal;

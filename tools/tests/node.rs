@@ -108,6 +108,32 @@ fn a_follower_takes_no_writes_and_does_not_lead() {
 }
 
 #[test]
+fn a_slot_outlives_both_and_is_dropped_by_hand() {
+    let bench = Bench::new();
+    let (a, b) = (bench.path("a"), bench.path("b"));
+    load(&a, 0, 10, "1");
+    let leader = serve(&a);
+    let follower = follow(&b, &leader.address);
+    wait_equal(&leader.address, &follower.address);
+    let name = follower.address.clone();
+    follower.kill();
+    leader.kill();
+    let slots = verb("slots", &a, &["--json"]).exits(0).json();
+    assert_eq!(slots["slots"][0]["name"], name.as_str(), "{slots}");
+    let said = verb("slots", &a, &[]).exits(0);
+    assert!(
+        said.text().contains(&format!("slot {name}  ")),
+        "{}",
+        said.text()
+    );
+    verb("slots", &a, &["--drop", "nobody"]).exits(2);
+    let said = verb("slots", &a, &["--drop", &name, "--json"]).exits(0);
+    assert_eq!(said.json()["slots"].as_array().unwrap().len(), 0);
+    let slots = verb("slots", &b, &["--json"]).exits(0).json();
+    assert_eq!(slots["slots"].as_array().unwrap().len(), 0);
+}
+
+#[test]
 fn a_follower_is_promoted_and_the_old_leader_comes_back() {
     let bench = Bench::new();
     let (a, b, c) = (bench.path("a"), bench.path("b"), bench.path("c"));

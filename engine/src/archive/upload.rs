@@ -27,12 +27,15 @@ use crate::dataset::{Dataset, DatasetInner};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::Manifest;
+use crate::retention::Hold;
 use crate::store::watermarks::Mark;
 use crate::store::{Role, Store};
 use crate::table::PointerSource;
 
 /// Longest part of a growing segment in one object, in bytes, unless one batch is longer.
 const TAIL_LEN_MAX: usize = 8 << 20;
+/// What it is called that keeps the log.
+const HOLDER: &str = "archive";
 
 /// Uploads one dataset. Every [`Uploader::step`] does all that can be done.
 pub struct Uploader {
@@ -101,7 +104,7 @@ impl Uploader {
             session: None,
             status: ArchiveStatus::default(),
         };
-        keep_all(&uploader.dataset.store());
+        uploader.keep_all(&uploader.dataset.store());
         uploader
     }
 
@@ -129,6 +132,11 @@ impl Uploader {
         outcome
     }
 
+    /// How far the archive goes is not known yet.
+    fn keep_all(&self, store: &Store) {
+        keep(store, vec![1; store.logs().len()], self.options.log_len_max);
+    }
+
     fn step_inner(&mut self, store: &Store) -> Result<bool> {
         let now_ms = store.env().clock.wall_ms();
         self.status.is_leading = true;
@@ -138,7 +146,7 @@ impl Uploader {
             .is_none_or(|s| s.term.epoch != store.epoch())
         {
             self.session = None;
-            keep_all(store);
+            self.keep_all(store);
             self.session = Some(Session::resume(store, self.archive.as_ref(), now_ms)?);
         }
         let session = self.session.as_mut().expect("it was begun above");
@@ -153,7 +161,7 @@ impl Uploader {
         for shard in 0..committed.seqs.len() {
             is_busy |= upload.log(shard, &committed)?;
         }
-        upload.keep_log();
+        upload.keep_log(self.options.log_len_max);
         upload.tell(&committed);
         let session = &upload.session;
         let is_old = now_ms.saturating_sub(session.base_ms) >= self.options.checkpoint_ms;
@@ -170,19 +178,15 @@ impl Uploader {
     }
 }
 
-/// How far the archive goes is not known yet.
-fn keep_all(store: &Store) {
-    for log in store.logs() {
-        store.set_archive_floor(log.id().shard, 1);
-    }
+/// Keeps the log for the archive, by a list of the first records that it lacks.
+fn keep(store: &Store, from_seqs: Vec<u64>, len_max: u64) {
+    let hold = Hold { from_seqs, len_max };
+    store.retention().hold(HOLDER, "", Some(hold));
 }
 
 impl Drop for Uploader {
     fn drop(&mut self) {
-        let store = self.dataset.store();
-        for log in store.logs() {
-            store.set_archive_floor(log.id().shard, u64::MAX);
-        }
+        self.dataset.store().retention().hold(HOLDER, "", None);
     }
 }
 
@@ -462,16 +466,14 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// What is not archived stays on the disk, up to the limit of the log.
-    fn keep_log(&self) {
-        for (log, shard) in self.store.logs().iter().zip(&self.session.shards) {
-            let floor = if planted("archive.floor") {
-                u64::MAX
-            } else {
-                shard.whole
-            };
-            self.store.set_archive_floor(log.id().shard, floor);
-        }
+    /// What is not archived stays on the disk.
+    fn keep_log(&self, len_max: u64) {
+        let lacks = |shard: &Shard| match planted("archive.floor") {
+            true => u64::MAX,
+            false => shard.whole,
+        };
+        let from_seqs = self.session.shards.iter().map(lacks).collect();
+        keep(self.store, from_seqs, len_max);
     }
 
     fn tell(&mut self, committed: &Mark) {

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use strandline_wal::bug::planted;
 
 use crate::error::{Error, Result};
+use crate::event::What;
 use crate::options::{AckPolicy, Durability};
 use crate::store::Counters;
 use crate::ticket::{Acked, Pending, Slot};
@@ -79,6 +80,9 @@ impl AckState {
             }),
             AckPolicy::Degrade => {
                 Counters::add(&store.counters().degraded_acks, 1);
+                store.tell(What::Degraded {
+                    wanted: pending.level,
+                });
                 Ok(Durability::Disk)
             }
         })

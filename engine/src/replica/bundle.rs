@@ -78,6 +78,16 @@ impl Bundles {
         }
     }
 
+    /// Whether the log goes on where a bundle ends: else who has it would need another at once.
+    fn reaches(&self, plan: &BundlePlan) -> bool {
+        let store = self.dataset.store();
+        let goes_on = |end: &ShardEnd| {
+            let (base, _) = store.base_of(end.shard);
+            end.position.seq > base || base == 0
+        };
+        plan.ends.iter().all(goes_on) || planted("bundle.reaches")
+    }
+
     fn pin(&self) -> Result<Pinned> {
         let store = self.dataset.store();
         let env = store.env().clone();
@@ -119,7 +129,9 @@ impl BundleSource for Bundles {
     fn open(&self, again: Option<BundleId>) -> Result<Box<dyn Bundle>, ReplicationError> {
         let mut last = self.last.lock();
         let pinned = match &*last {
-            Some(pinned) if again == Some(pinned.plan.id) => Arc::clone(pinned),
+            Some(pinned) if again == Some(pinned.plan.id) && self.reaches(&pinned.plan) => {
+                Arc::clone(pinned)
+            }
             _ => {
                 let pinned = Arc::new(self.pin().map_err(failed)?);
                 *last = Some(Arc::clone(&pinned));

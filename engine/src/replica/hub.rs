@@ -16,6 +16,7 @@ use strandline_replication::{Incarnation, Lineage, NodeId, Notifier, Now};
 use strandline_wal::io::{Clock, Env};
 use strandline_wal::{DatasetId, Epoch};
 
+use super::failover::{Coordination, Failover, FailoverStatus};
 use super::links::Links;
 use super::node::{Campaign, Node, Observed, follow_status, followers_of};
 use super::{FollowStatus, FollowerStatus, Promote, Promotion, RemoteStatus};
@@ -174,6 +175,23 @@ impl Hub {
         self.call(move |node, now| node.closed(now, &dataset, work))?
     }
 
+    pub fn join_cluster(
+        &self,
+        dataset: &Dataset,
+        how: &Failover,
+        coordination: &Coordination,
+    ) -> Result<()> {
+        let (dataset, how) = (dataset.clone(), how.clone());
+        let desk = coordination.desk(&dataset.name(), Arc::clone(&self.notifier));
+        self.call(move |node, now| node.take_part(now, &dataset, &how, desk))?
+    }
+
+    pub fn failover_status(&self, dataset: &Dataset) -> FailoverStatus {
+        let dataset = dataset.clone();
+        self.call(move |node, _| node.failover_status(&dataset))
+            .unwrap_or_default()
+    }
+
     pub fn retire(&self, dataset: &Dataset) {
         let dataset = dataset.clone();
         // A thread that has ended follows nothing any more.
@@ -314,6 +332,8 @@ pub(super) fn ask_status(address: &str, dataset: DatasetId, links: &Links) -> Re
                     epoch: status.epoch.0,
                     leader: status.leader_name,
                     positions: status.shards.iter().map(|(end, _)| end.position).collect(),
+                    durable: status.shards.iter().map(|(_, ack)| ack.durable).collect(),
+                    applied: status.shards.iter().map(|(_, ack)| ack.applied).collect(),
                 });
             }
             Some(Message::Refused(refusal)) => {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use strandline_replication::bundle::{BundleSink, BundleSource};
 use strandline_replication::epoch::{EpochEntry, EpochTable};
+use strandline_replication::slot::{Event, Heard};
 use strandline_replication::{
     CommitMark, Confirmed, Error as ReplicationError, Floor, FollowerStore, Identity, Incarnation,
     LeaderId, LeaderStore, Leadership, Lineage, LogSource, Marks, NodeId, Promise, Report,
@@ -236,6 +237,29 @@ impl LeaderStore for Joint {
         self.dataset
             .acks
             .confirm(usize::from(confirmed.shard.0), acks);
+    }
+
+    fn greeted(&self, peer: &Identity, ends: &[ShardEnd]) -> Result<(), ReplicationError> {
+        let store = self.store();
+        let ends: Vec<u64> = ends.iter().map(|end| (end.shard, end.position.seq)).fold(
+            vec![u64::MAX; store.logs().len()],
+            |mut all, (shard, seq)| {
+                all[usize::from(shard.0)] = seq;
+                all
+            },
+        );
+        store.retention().greeted(&store, peer.clone(), &ends)
+    }
+
+    fn pinned(&self, node: NodeId, ends: &[ShardEnd]) {
+        let ends = ends.iter().map(|end| end.position.seq).collect();
+        let store = self.store();
+        store.retention().take(&store, Event::Pinned(node, ends));
+    }
+
+    fn heard(&self, heard: Vec<Heard>) {
+        let store = self.store();
+        store.retention().take(&store, Event::Heard(heard));
     }
 
     fn fenced(&self, epoch: Epoch) {

@@ -4,13 +4,17 @@
 //! |------|------|
 //! | a dataset as the driver sees it | `joint` |
 //! | a node: datasets on one driver, acting on its reports | `node` |
+//! | datasets whose leader a coordinator names | `failover`, `node/elected` |
 //! | the thread that steps it over TCP | `hub` |
 //! | how its connections are made | `links` |
 //! | files for a follower that the log no longer reaches | `bundle` |
 //! | writers that wait for followers | `acks` |
+//! | reports as events for operators | `events` |
 
 mod acks;
 pub(crate) mod bundle;
+mod events;
+mod failover;
 mod hub;
 mod joint;
 mod links;
@@ -23,11 +27,13 @@ use strandline_wal::{DatasetId, Position};
 pub(crate) use acks::Acks;
 #[cfg(test)]
 pub(crate) use acks::ShardAcks;
+pub use failover::{ClusterMember, Coordination, Desk, Failover, FailoverStatus};
 pub(crate) use hub::Hub;
 pub use links::Links;
 #[cfg(feature = "tls")]
 pub use links::{Pem, Pin, TlsConfig, key_pin};
 pub use node::{Campaign, Node};
+pub use strandline_replication::coordinator;
 
 use crate::database::Database;
 use crate::dataset::Dataset;
@@ -115,6 +121,10 @@ pub struct RemoteStatus {
     pub leader: String,
     /// Per shard, where its log ends.
     pub positions: Vec<Position>,
+    /// Per shard, the last sequence on its disk.
+    pub durable: Vec<u64>,
+    /// Per shard, the last sequence that its readers see.
+    pub applied: Vec<u64>,
 }
 
 /// Serves a database's datasets until it is stopped or dropped.

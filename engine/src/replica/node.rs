@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use strandline_replication::candidate::CandidateOptions;
+use strandline_replication::failover::Event;
 use strandline_replication::follower::FollowerOptions;
 use strandline_replication::lag::LagGauges;
 use strandline_replication::leader::LeaderOptions;
@@ -22,8 +23,12 @@ use super::joint::Joint;
 use super::{FollowStatus, FollowerStatus, Promotion};
 use crate::dataset::{Dataset, DatasetInner, Reopen};
 use crate::error::{Error, Result};
+use crate::event::What;
 use crate::store::Role;
 use crate::store::recover::NO_LINEAGE;
+use elected::Elected;
+
+mod elected;
 
 /// Most reports that wait for the next step.
 const REPORT_COUNT_MAX: usize = 4096;
@@ -64,6 +69,8 @@ struct Member {
     campaign: Campaign,
     /// Whether winning the campaign takes the promises of more than half of the list.
     by_majority: bool,
+    /// Where a coordinator says who leads.
+    elected: Option<Elected>,
 }
 
 /// What the driver told of a dataset.
@@ -115,6 +122,7 @@ impl Node {
             counted: BTreeSet::new(),
             campaign: Campaign::Open,
             by_majority: false,
+            elected: None,
         };
         self.members.entry(id.clone()).or_insert(member);
         id
@@ -147,7 +155,7 @@ impl Node {
                 applied: true,
             },
             sole,
-            ..LeaderOptions::default()
+            ..self.members[&id].leader_options()
         };
         self.driver
             .command(now, Command::Lead(self.joint(dataset), options));
@@ -159,7 +167,15 @@ impl Node {
     /// # Errors
     /// The disk's, where the dataset must change its role.
     pub fn follow(&mut self, now: Now, dataset: &Dataset, peers: &[String]) -> Result<()> {
-        let inner = dataset.inner();
+        self.follow_inner(now, dataset.inner(), peers)
+    }
+
+    fn follow_inner(
+        &mut self,
+        now: Now,
+        inner: &Arc<DatasetInner>,
+        peers: &[String],
+    ) -> Result<()> {
         let id = self.join(inner);
         self.driver.command(now, Command::Retire(id.clone()));
         // A reopen that failed, on a full disk for example, has left it closed.
@@ -171,7 +187,7 @@ impl Node {
         store.epoch_file().lock().follow()?;
         let leader = peers.first().cloned().unwrap_or_default();
         self.status.lock().insert(
-            id,
+            id.clone(),
             Observed {
                 leader,
                 ..Observed::default()
@@ -179,7 +195,7 @@ impl Node {
         );
         let options = FollowerOptions {
             peers: peers.to_vec(),
-            ..FollowerOptions::default()
+            ..self.member(&id).follower_options()
         };
         self.driver
             .command(now, Command::Follow(self.joint(inner), options));
@@ -287,6 +303,9 @@ impl Node {
     /// Everyone counts who ever joined, this node among them.
     fn policy(&self, id: &DatasetId) -> Policy {
         let member = &self.members[id];
+        if let Some(policy) = member.elected.as_ref().and_then(Elected::policy) {
+            return policy;
+        }
         let mut nodes: Vec<NodeId> = member.counted.iter().copied().collect();
         nodes.push(NodeId(member.dataset.store().node().node));
         Policy::Fixed(nodes)
@@ -300,19 +319,24 @@ impl Node {
         for (id, report) in reports {
             self.act(now, &id, report);
         }
+        let any = self.step_elected(now) || any;
         self.keep_log();
         busy || any
     }
 
     /// When [`Node::step`] has something to do, as far as that is known ahead.
     pub fn due_ms(&self) -> Option<u64> {
-        self.driver.due_ms()
+        let members = self.members.values();
+        let elected = members.filter_map(|member| member.elected.as_ref());
+        let looks = elected.map(Elected::due_ms);
+        self.driver.due_ms().into_iter().chain(looks).min()
     }
 
     fn act(&mut self, now: Now, id: &DatasetId, report: Report) {
         let Some(member) = self.members.get_mut(id) else {
             return;
         };
+        super::events::tell(&member.dataset.store(), &report);
         let mut status = self.status.lock();
         let observed = status.entry(id.clone()).or_default();
         match report {
@@ -320,7 +344,7 @@ impl Node {
                 observed.connected = true;
                 observed.last_error = None;
                 if member.dataset.store().role() == Role::Leader {
-                    if member.counted.insert(node) {
+                    if member.elected.is_none() && member.counted.insert(node) {
                         drop(status);
                         let policy = self.policy(id);
                         self.driver
@@ -335,12 +359,8 @@ impl Node {
                 observed.last_error = Some(why.to_string());
             }
             Report::Cut { from, to } => {
-                observed.last_cut = Some(format!(
-                    "shard {}: records {} to {} forked from the leader's and were saved under divergent/",
-                    from.shard,
-                    to.position.seq + 1,
-                    from.position.seq
-                ));
+                observed.last_cut =
+                    Some(super::events::cut(from.shard.0, from.position, to.position));
             }
             Report::BundleBegun { .. } => {}
             Report::BundleInstalled { .. } => {
@@ -351,11 +371,31 @@ impl Node {
                 if kept.is_ok_and(|entries| entries.iter().any(is_kept)) {
                     let text = "its data forked from the leader's and was saved under divergent/";
                     observed.last_cut = Some(text.to_owned());
+                    store.tell(What::Cut {
+                        what: text.to_owned(),
+                    });
                 }
             }
             Report::Stopped { why } => {
                 observed.connected = false;
                 observed.last_error = Some(why.to_string());
+                if let Some(elected) = &mut member.elected {
+                    elected.stopped(now);
+                }
+            }
+            Report::Fenced { epoch } => {
+                observed.last_error = Some(format!("epoch {epoch} is known: it leads no more"));
+                drop(status);
+                self.tell_elected(now, id, Event::Outdated(epoch));
+            }
+            Report::Elected { epoch } if member.elected.is_some() => {
+                drop(status);
+                self.tell_elected(now, id, Event::Claimed(epoch));
+            }
+            Report::NotElected { why } if member.elected.is_some() => {
+                observed.last_error = Some(why.to_string());
+                drop(status);
+                self.tell_elected(now, id, Event::NotClaimed);
             }
             Report::Elected { epoch } => {
                 drop(status);
@@ -389,8 +429,13 @@ impl Node {
         )?;
         let store = dataset.store();
         // What was promised is the epoch that was asked for, should another have been opened.
-        let sole = self.member(id).by_majority && store.epoch() == elected;
+        let member = self.member(id);
+        let sole = (member.by_majority || member.elected.is_some()) && store.epoch() == elected;
         self.lead_inner(now, &dataset, sole)?;
+        store.tell(What::Promoted {
+            epoch: store.epoch().0,
+            may_be_lost: may_be_lost.clone(),
+        });
         let promotion = Promotion {
             epoch: store.epoch().0,
             positions: store.positions(),
@@ -400,18 +445,10 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the stores what their followers still need.
+    /// Tells the stores that they may have followers.
     fn keep_log(&self) {
-        let gauges = self.driver.gauges();
-        for (id, member) in &self.members {
-            let store = member.dataset.store();
-            for log in store.logs() {
-                let shard = log.id().shard;
-                let floor = gauges
-                    .durable_everywhere(id, shard)
-                    .map_or(u64::MAX, |seq| seq + 1);
-                store.set_floor(shard, floor);
-            }
+        for member in self.members.values() {
+            member.dataset.store().set_shipped();
         }
     }
 }

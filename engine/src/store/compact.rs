@@ -18,6 +18,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -30,6 +31,7 @@ use super::merge::{CompactionIter, CompactionRules, Merge};
 use super::view::{Run, View};
 use super::{Counters, Role, Store};
 use crate::error::{Error, Result};
+use crate::event::What;
 use crate::files;
 use crate::table::{EntryKind, PointerSource, Table, TableMeta, ValuePointer, ValueSource};
 
@@ -538,6 +540,14 @@ impl Store {
     /// Keeps a background failure for writers to see; a full disk is tried again later.
     pub fn note_background_failure(&self, error: Error) {
         if error.is_no_space() || error.is_corruption() {
+            let text = error.to_string();
+            self.tell(match error.is_no_space() {
+                true => What::DiskFull { why: text },
+                false => What::Damaged {
+                    path: PathBuf::new(),
+                    what: text,
+                },
+            });
             *self.pressure.failed.lock() = Some(error);
             self.pressure.changed.notify_all();
         } else if self.check().is_ok() {

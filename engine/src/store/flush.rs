@@ -338,10 +338,13 @@ impl Store {
             .filter(|file| file.source == PointerSource::Segment)
             .map(|file| (file.shard, file.file))
             .collect();
+        // Nobody says hello meanwhile and is told that what goes here is there.
+        let mut holders = self.retention().lock();
+        let floors = holders.floors(self);
         for (log, flushed) in self.logs.iter().zip(&manifest.logs) {
             let shard = log.id().shard;
             let done = flushed.position.seq.min(flushed.complete_seq);
-            let floor = self.floor_of(shard, log.file_len());
+            let floor = floors[usize::from(shard.0)];
             let droppable: Vec<u64> = log
                 .segments()
                 .iter()
@@ -357,6 +360,9 @@ impl Store {
                     !pointed.contains(&(shard, *first_seq)) || planted("prune.pointed")
                 })
                 .collect();
+            if !droppable.is_empty() {
+                holders.pruning();
+            }
             for segment in log.detach(&droppable) {
                 let counter = match self.shared.pool.retire(segment)? {
                     true => &self.counters.segments_recycled,
@@ -366,18 +372,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// The first sequence that followers or the archive need of a log, or `u64::MAX`. Who is too far
-    /// behind is not waited for.
-    fn floor_of(&self, shard: ShardId, log_len: u64) -> u64 {
-        if log_len > self.options().follower_log_len_max {
-            return u64::MAX;
-        }
-        [&self.floors, &self.archive_floors]
-            .map(|floors| floors[usize::from(shard.0)].load(std::sync::atomic::Ordering::Acquire))
-            .into_iter()
-            .fold(u64::MAX, u64::min)
     }
 }
 

@@ -51,8 +51,10 @@ use strandline_wal::writer::Writer;
 use strandline_wal::{DatasetId, Epoch, Error as LogError, Hlc, ShardId};
 
 use crate::error::{Error, Result};
+use crate::event::{Events, What};
 use crate::manifest::{EpochEntry, Manifest};
 use crate::options::{Background, Options};
+use crate::retention::Retention;
 use crate::table::{BlockCache, OpenOptions};
 use crate::verify::Problem;
 use catalog::Catalog;
@@ -89,6 +91,8 @@ pub(crate) struct Shared {
     pub hook: Arc<Hook>,
     /// Told of what was shipped here.
     pub arrivals: Arc<Arrivals>,
+    /// What an operator needs to hear.
+    pub events: Arc<Events>,
 }
 
 impl Shared {
@@ -159,14 +163,16 @@ pub(crate) struct Store {
     compacting: Mutex<Option<compact::Begun>>,
     pressure: Pressure,
     stopped: OnceLock<Error>,
+    /// Whether it was told that a log takes nothing more.
+    told_log: AtomicBool,
     /// It takes no more writes: it is about to be closed.
     closing: AtomicBool,
     closed: AtomicBool,
     epoch_file: Mutex<EpochFile>,
-    /// Per shard, the first sequence that some follower still needs; `u64::MAX` where none does.
+    /// Per shard, the first sequence that some follower lacks; `u64::MAX` where there is none.
     floors: Vec<AtomicU64>,
-    /// Per shard, the first sequence that is not archived; `u64::MAX` where nobody archives.
-    archive_floors: Vec<AtomicU64>,
+    /// Who keeps which part of the logs.
+    retention: OnceLock<Retention>,
     /// Whether it is a node's, which may have followers that were not heard yet.
     is_shipped: AtomicBool,
     counters: Counters,
@@ -453,10 +459,27 @@ impl Store {
         self.shared.options.background == Background::Manual
     }
 
+    /// Keeps something for an operator to hear.
+    pub fn tell(&self, what: What) {
+        let at_ms = self.shared.env.clock.wall_ms();
+        self.shared.events.push(at_ms, self.id().as_str(), what);
+    }
+
     /// Ends all writing after a failure that leaves no other way.
     pub fn stop(&self, error: Error) {
+        let what = match &error {
+            Error::Fenced { ours, found } => What::Fenced {
+                ours: *ours,
+                found: *found,
+            },
+            error => What::Stopped {
+                why: error.to_string(),
+            },
+        };
         // The first failure is the one that counts.
-        let _ = self.stopped.set(error);
+        if self.stopped.set(error).is_ok() {
+            self.tell(what);
+        }
         self.pressure.changed.notify_all();
         self.shared.arrived();
     }
@@ -491,6 +514,18 @@ impl Store {
     pub fn check_health(&self) -> Result<()> {
         self.check()?;
         Ok(self.logs.iter().try_for_each(|log| log.check())?)
+    }
+
+    /// Tells that a log takes nothing more, once. Whoever meets the failure has it as an error; this is for
+    /// an operator, who looks now and then.
+    pub fn tell_log(&self) {
+        if let Some(error) = self.logs.iter().find_map(|log| log.check().err())
+            && !self.told_log.swap(true, Ordering::AcqRel)
+        {
+            self.tell(What::Stopped {
+                why: error.to_string(),
+            });
+        }
     }
 
     /// Ends all writing: syncs the logs and notes how far they are durable. Where `is_last`, a leader seals
@@ -548,15 +583,22 @@ impl Store {
         Ok(())
     }
 
-    /// What some follower still needs of a shard's log; `u64::MAX` while there is no follower.
+    /// What some follower lacks of a shard's log; `u64::MAX` while there is no follower.
     pub fn set_floor(&self, shard: ShardId, first_seq: u64) {
         self.floors[usize::from(shard.0)].store(first_seq, Ordering::Release);
+        self.set_shipped();
+    }
+
+    /// It is a node's, which may have followers that were not heard yet.
+    pub fn set_shipped(&self) {
         self.is_shipped.store(true, Ordering::Release);
     }
 
-    /// What the archive still needs of a shard's log; `u64::MAX` for nothing.
-    pub fn set_archive_floor(&self, shard: ShardId, first_seq: u64) {
-        self.archive_floors[usize::from(shard.0)].store(first_seq, Ordering::Release);
+    /// Who keeps which part of the logs.
+    pub fn retention(&self) -> &Retention {
+        self.retention
+            .get()
+            .expect("it is set before the store is used")
     }
 
     /// Swaps the memtable for an empty one and queues it for its flush. Requires: the commit lock.

@@ -37,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{EpochEntry, Manifest, Slots};
 use crate::options::Durability;
+use crate::retention::Retention;
 use crate::table::{OpenOptions, PointerSource, Table};
 
 /// What opening a dataset found and did.
@@ -144,9 +145,8 @@ impl Opening<'_> {
             outdated: Outdated::default(),
         };
         let lineage = manifest.lineage;
-        let no_floors = || logs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
-        let (floors, archive_floors) = (no_floors(), no_floors());
-        let store = Store {
+        let floors = logs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
+        let mut store = Store {
             id: self.id.clone(),
             dir: self.dir.to_owned(),
             role: self.role,
@@ -175,11 +175,12 @@ impl Opening<'_> {
             compacting: Mutex::default(),
             pressure: Pressure::default(),
             stopped: Default::default(),
+            told_log: Default::default(),
             closing: false.into(),
             closed: Default::default(),
             epoch_file: Mutex::new(epoch_file),
             floors,
-            archive_floors,
+            retention: Default::default(),
             is_shipped: Default::default(),
             counters: Counters::begin(self.shared.env.clock.mono_ns()),
             damage: Mutex::default(),
@@ -190,6 +191,10 @@ impl Opening<'_> {
             epochs: Mutex::new(epochs),
             shared: self.shared.clone(),
         };
+        let mut warnings = Vec::new();
+        let retention = Retention::open(&store, &mut warnings)?;
+        store.report.warnings.append(&mut warnings);
+        assert!(store.retention.set(retention).is_ok(), "it is set once");
         self.lead(store)
     }
 

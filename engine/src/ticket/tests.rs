@@ -172,6 +172,12 @@ fn an_ack_is_degraded_only_where_that_is_asked_for_and_it_is_counted() {
         let outcome = ready(&mut ticket);
         let written = map.put_with("key", "value", Durability::Applied(1));
         assert_eq!(dataset.stats().degraded_acks, degraded);
+        let told = db
+            .events()
+            .iter()
+            .filter(|it| it.what.name() == "degraded")
+            .count();
+        assert_eq!(told as u64, degraded, "one of each level");
         match ack_policy {
             AckPolicy::Refuse => assert!(outcome.is_err() && written.is_err()),
             AckPolicy::Degrade => {

@@ -13,6 +13,7 @@ use super::serve::Server;
 use super::wires::{Part, Wires};
 use crate::candidate::{self, Candidate, CandidateOptions};
 use crate::error::{Error, Reason, Result};
+use crate::failover::Follows;
 use crate::follower::{self, FollowerOptions};
 use crate::ids::{Identity, LeaderId, Lineage, Promise, ShardEnd};
 use crate::lag::LagGauges;
@@ -73,7 +74,7 @@ impl Dataset {
         options: CandidateOptions,
     ) -> Dataset {
         let mut known = store.promised();
-        known.epoch = known.epoch.max(store.highest_epoch());
+        known.epoch = known.epoch.max(store.highest_epoch()).max(options.above);
         let candidate = Candidate::new(now.mono_ms, store.identity(), known, options);
         let source: Arc<dyn LogSource> = store.clone();
         let campaign = Campaign {
@@ -107,6 +108,22 @@ impl Dataset {
         match &self.role {
             Role::Following(pursuer, _) => Some(Arc::clone(pursuer.state())),
             Role::Leading(..) | Role::Campaigning(_) => None,
+        }
+    }
+
+    /// Where it follows: the epoch of the leader, and when that was last heard.
+    pub fn heard(&self) -> Option<(Epoch, u64)> {
+        match &self.role {
+            Role::Following(pursuer, _) => pursuer.machine().heard(),
+            Role::Leading(..) | Role::Campaigning(_) => None,
+        }
+    }
+
+    /// Where it leads: the durable ends of its logs, and how its followers stand.
+    pub fn follows(&self) -> Option<(Vec<u64>, Vec<Follows>)> {
+        match &self.role {
+            Role::Leading(server, _) => Some(server.follows()),
+            Role::Following(..) | Role::Campaigning(_) => None,
         }
     }
 

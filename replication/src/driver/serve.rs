@@ -9,12 +9,14 @@ use super::Now;
 use super::wires::Wires;
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
-use crate::ids::{BundleId, Identity, Leadership, NodeId};
+use crate::failover::Follows;
+use crate::ids::{BundleId, Identity, Leadership, NodeId, ShardEnd};
 use crate::lag::{FollowerLag, LagGauges, ShardLag};
 use crate::leader::{Action, Event, Leader, LeaderOptions, NO_CLAIM, Serving};
 use crate::locate::{self, Next};
 use crate::message::frame::FRAME_HEADER_LEN;
 use crate::message::{DataHead, Message, Purpose, Seal, codec};
+use crate::slot::Heard;
 use crate::store::{LeaderStore, LogSource, Marks, Report, Times};
 use crate::transport::ConnId;
 
@@ -86,6 +88,11 @@ impl Server {
 
     pub fn due_ms(&self) -> Option<u64> {
         self.machine.due_ms()
+    }
+
+    /// The durable ends of the logs, and how the followers stand.
+    pub fn follows(&self) -> (Vec<u64>, Vec<Follows>) {
+        self.machine.follows()
     }
 
     /// Reads the marks of the store, so that frames are judged by what is written now.
@@ -165,10 +172,10 @@ impl Server {
                 let (leadership, _) = self.machine.leadership();
                 let live = self.lead.as_ref().map(|_| leadership.leader);
                 let source = self.source.as_ref();
-                let judged = ends
-                    .iter()
-                    .map(|end| locate::verdict(source, live, end))
-                    .collect();
+                let verdict = |end| locate::verdict(source, live, end);
+                // What is told to be there must not go.
+                let kept = self.keep_for(conn, &ends);
+                let judged = kept.and_then(|()| ends.iter().map(verdict).collect());
                 events.push_back(Event::Judged(conn, judged));
             }
             Action::Ship {
@@ -222,6 +229,7 @@ impl Server {
             Action::Fenced(epoch) => {
                 if let Some(store) = &self.lead {
                     store.fenced(epoch);
+                    store.report(Report::Fenced { epoch });
                 }
             }
             Action::Joined(node, name) => self.source.report(Report::Joined { node, name }),
@@ -278,6 +286,18 @@ impl Server {
         }
     }
 
+    /// Has the store keep what a follower needs that ends here.
+    fn keep_for(&self, conn: ConnId, ends: &[ShardEnd]) -> Result<()> {
+        let follower = self.machine.follower(conn);
+        match (
+            &self.lead,
+            follower.filter(|f| f.purpose == Purpose::Follow),
+        ) {
+            (Some(store), Some(follower)) => store.greeted(&follower.peer, ends),
+            _ => Ok(()),
+        }
+    }
+
     fn pin(&mut self, conn: ConnId, again: BundleId) -> Result<crate::bundle::BundlePlan> {
         let Some(source) = self.source.bundles() else {
             let shard = self.shards.first().copied().unwrap_or_default();
@@ -295,6 +315,12 @@ impl Server {
             "a bundle of too many files"
         );
         self.bundles.insert(conn, bundle);
+        let follower = self.machine.follower(conn);
+        if let (Some(store), Some(follower)) = (&self.lead, follower)
+            && follower.purpose == Purpose::Follow
+        {
+            store.pinned(follower.peer.node, &plan.ends);
+        }
         Ok(plan)
     }
 
@@ -337,12 +363,18 @@ impl Server {
         }
         (self.gauged_ms, self.gauged_count) = (now.mono_ms, count);
         let mut here = Vec::new();
+        let mut heard = Vec::new();
         for follower in self
             .machine
             .followers()
             .filter(|f| f.purpose == Purpose::Follow)
         {
             here.push(follower.peer.node);
+            heard.push(Heard {
+                node: follower.peer.node,
+                incarnation: follower.peer.incarnation,
+                durable: follower.streams.values().map(|s| s.ack.durable).collect(),
+            });
             let mut lag = FollowerLag {
                 name: follower.peer.name.clone(),
                 connected: true,
@@ -374,6 +406,9 @@ impl Server {
             gauges.set(&identity.dataset, follower.peer.node, lag);
         }
         gauges.mark_left(&identity.dataset, &here);
+        if let Some(store) = &self.lead {
+            store.heard(heard);
+        }
     }
 }
 

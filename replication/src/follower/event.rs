@@ -27,6 +27,8 @@ pub struct FollowerOptions {
     pub heartbeat_ms: u64,
     /// A leader that is silent for longer is given up, in milliseconds.
     pub silence_ms: u64,
+    /// A peer that neither welcomes nor refuses this node for longer is given up, in milliseconds.
+    pub greeting_ms: u64,
     /// Least and most time between two tries to connect, in milliseconds.
     pub retry_ms: (u64, u64),
     /// Where nobody waits for `durable`, records are synced at least this often, in milliseconds.
@@ -44,6 +46,7 @@ impl Default for FollowerOptions {
             window: WINDOW_DEFAULT,
             heartbeat_ms: 1_000,
             silence_ms: 10_000,
+            greeting_ms: 10_000,
             retry_ms: (50, 1_000),
             sync_ms: 100,
             ack_ms: 50,

@@ -7,6 +7,8 @@
 //! | opening | Replace | done: over; conflict or no answer: looking again |
 //! | looking again | Read | the record names it in that epoch, or has that epoch: over; otherwise opening |
 
+use std::fmt;
+
 use strandline_wal::Epoch;
 use strandline_wal::bug::planted;
 
@@ -54,6 +56,21 @@ pub enum Refused {
     NotMember,
     /// Another node opened this epoch, or a later one.
     Lost(Epoch),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::NoRecord => {
+                f.write_str("there is no record, and this node may not make the first")
+            }
+            Refused::Lineage(lineage) => write!(f, "the record is of another history, {lineage}"),
+            Refused::NotMember => {
+                f.write_str("the record does not name this node: it may lack what was acknowledged")
+            }
+            Refused::Lost(epoch) => write!(f, "another node opened epoch {epoch}"),
+        }
+    }
 }
 
 /// See the module.

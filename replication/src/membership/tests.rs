@@ -61,11 +61,20 @@ fn a_slow_member_is_waited_for_until_the_record_has_dropped_it() {
     let done = Event::Replaced(Replaced::Done(Version(9)));
     assert_eq!(leader.handle(done), [policy(&[1, 2], None)]);
     assert_eq!(*leader.record(), after);
-    assert_eq!(
-        leader.handle(Event::Slow(vec![member(2), member(1)]))[1],
-        replace(9, record(3, 1, &[1])),
-        "below the minimum is recorded, too; a leader never drops itself"
+    assert!(
+        leader
+            .handle(Event::Slow(vec![member(2), member(1)]))
+            .is_empty(),
+        "the minimum stays, and so does the leader"
     );
+}
+
+#[test]
+fn the_slowest_goes_first_and_the_minimum_stays() {
+    let mut leader = leader(&[1, 2, 3, 4]);
+    let slow = vec![member(3), member(1), member(2), member(4)];
+    let asked = leader.handle(Event::Slow(slow));
+    assert_eq!(asked[1], replace(5, record(3, 1, &[1, 4])));
 }
 
 #[test]

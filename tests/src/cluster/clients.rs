@@ -25,6 +25,10 @@ use crate::linear::{Call, Content, check};
 
 /// Keys that clients use: few, so that calls meet.
 const REGISTER_COUNT: usize = 3;
+/// Most writes under way, where leaders are elected.
+const OPEN_CALL_COUNT_MAX: usize = 12;
+/// Most removals whose outcome is not known, where leaders are elected.
+const OPEN_REMOVAL_COUNT_MAX: usize = 8;
 /// Most clients that name themselves; for messages only.
 const CLIENT_COUNT: usize = 8;
 
@@ -80,7 +84,7 @@ impl Clients {
 
 impl Cluster {
     /// A node that believes that it leads, the newest leader or another.
-    fn some_leader(&self) -> Option<usize> {
+    pub(super) fn some_leader(&self) -> Option<usize> {
         let first = self.clients.below(NODE_COUNT);
         let any = (0..NODE_COUNT).map(|n| (first + n) % NODE_COUNT);
         self.leader
@@ -94,10 +98,26 @@ impl Cluster {
             })
     }
 
+    /// Whether so many calls are under way that their orders are too many to be tried: an elected leader
+    /// takes writes while it waits for somebody to confirm them.
+    fn is_tangled(&self) -> bool {
+        self.is_elected() && self.clients.writing.len() >= OPEN_CALL_COUNT_MAX
+    }
+
+    /// Every removal of unknown outcome doubles the orders that are to be tried, and elected leaders are
+    /// deposed often.
+    fn may_remove(&self) -> bool {
+        let is_open = |call: &&Call| call.ended.is_none() && call.removes();
+        !self.is_elected()
+            || self.clients.calls.iter().filter(is_open).count() < OPEN_REMOVAL_COUNT_MAX
+    }
+
     pub(super) fn client_writes(&mut self) {
-        let Some(at) = self.some_leader() else { return };
+        let Some(at) = self.some_leader().filter(|_| !self.is_tangled()) else {
+            return;
+        };
         let key = self.clients.below(REGISTER_COUNT);
-        let removes = self.clients.below(6) == 0;
+        let removes = self.clients.below(6) == 0 && self.may_remove();
         let value = self.clients.next_value;
         self.clients.next_value += 1;
         let to = (!removes).then_some(value);
@@ -124,7 +144,9 @@ impl Cluster {
     }
 
     pub(super) fn client_reads(&mut self) {
-        let Some(at) = self.some_leader() else { return };
+        let Some(at) = self.some_leader().filter(|_| !self.is_tangled()) else {
+            return;
+        };
         let key = self.clients.below(REGISTER_COUNT);
         let client = self.clients.below(CLIENT_COUNT);
         let began = self.clients.tick();

@@ -101,6 +101,7 @@ impl Cluster {
             76..=77 => self.fill(n),
             78..=79 => self.slow_down(n),
             80..=81 => self.jump_clock(n),
+            82..=84 => self.cut_off(n),
             _ => return false,
         }
         true
@@ -256,9 +257,11 @@ impl Cluster {
 
     /// Whether all nodes have their data.
     pub(super) fn are_whole(&self) -> bool {
-        self.machines
-            .iter()
-            .all(|machine| machine.illness.loss == Loss::None)
+        let whole = |n: usize| {
+            let is_known = !self.is_elected() || self.is_in_sync(n);
+            self.machines[n].illness.loss == Loss::None && is_known
+        };
+        (0..NODE_COUNT).all(whole)
     }
 
     /// Whom a node is told to follow.
@@ -351,6 +354,9 @@ impl Cluster {
             return;
         };
         let positions = up.dataset().positions();
+        if self.is_elected() && !self.is_in_sync(n) {
+            return;
+        }
         if !self.somebody_leads() || positions.iter().zip(ends).any(|(end, seq)| end.seq < *seq) {
             return;
         }
@@ -361,6 +367,9 @@ impl Cluster {
 
     /// Everything that can end by itself ends.
     pub(super) fn cure(&mut self) {
+        if let Some(coordination) = &self.elected {
+            coordination.cure();
+        }
         for n in 0..NODE_COUNT {
             let illness = &mut self.machines[n].illness;
             illness.paused_until_ms = 0;

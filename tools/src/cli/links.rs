@@ -9,26 +9,32 @@ use strandline::replica::{Links, Pem, Pin, TlsConfig};
 use crate::failure::{During, Failure, Result};
 
 /// The options of TLS.
-#[derive(Args, Clone, Debug)]
-pub(super) struct LinkArgs {
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct LinkArgs {
     /// This node's certificate, in PEM: puts connections under TLS, so that any address is allowed.
     /// Other nodes are then NODE@HOST:PORT, or HOST:PORT where their certificates name the host
     #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
+    pub(super) tls_cert: Option<PathBuf>,
     /// The certificate's private key, which nobody else may read
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
     /// Certificate of an authority whose nodes are trusted; may be repeated
     #[arg(long = "tls-ca", value_name = "FILE", requires = "tls_cert")]
-    tls_authorities: Vec<PathBuf>,
+    pub(super) tls_authorities: Vec<PathBuf>,
     /// Key of a node that is trusted by itself: the SHA-256 that `certs new` prints; may be repeated
     #[arg(long = "tls-pin", value_name = "NODE=DIGEST", requires = "tls_cert")]
-    tls_pins: Vec<Pin>,
+    pub(super) tls_pins: Vec<Pin>,
 }
 
 impl LinkArgs {
+    /// The name of the certificate's file without its ending, as `certs new` gives it: the node's name.
+    pub(crate) fn name(&self) -> Option<String> {
+        let stem = self.tls_cert.as_ref()?.file_stem()?;
+        Some(stem.to_string_lossy().into_owned())
+    }
+
     /// Reads the files.
-    pub(super) fn read(&self) -> Result<Links> {
+    pub(crate) fn read(&self) -> Result<Links> {
         let mut links = Links::default();
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
             let authorities = self.tls_authorities.iter().map(|path| pem(path));

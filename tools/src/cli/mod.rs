@@ -1,14 +1,19 @@
 //! The verbs of `strandline`: reading the command line and saying what was done.
 
 mod archive;
+mod asked;
 mod certs;
+mod config;
+mod elected;
 mod files;
 mod keys;
-mod links;
+pub(crate) mod links;
 mod node;
 mod repair;
+mod run;
 mod salvage;
 mod show;
+mod slots;
 mod stdio;
 
 use std::path::Path;
@@ -49,6 +54,8 @@ enum Verb {
     Export(files::Export),
     /// Print what the database holds, in numbers
     Stats(show::Stats),
+    /// Run a node as its configuration file says, until SIGINT or SIGTERM
+    Node(run::Node),
     /// Lead: serve the database to followers until SIGINT or SIGTERM
     Serve(node::Serve),
     /// Follow a leader until SIGINT or SIGTERM
@@ -57,6 +64,8 @@ enum Verb {
     Promote(node::Promote),
     /// Print role, epoch and positions of a directory or of a running node
     Status(node::Status),
+    /// Print what followers need of a leader's log, and who keeps it; or forget a follower
+    Slots(slots::Slots),
     /// Make certificates for connections beyond loopback
     #[command(subcommand)]
     Certs(certs::Certs),
@@ -104,10 +113,12 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Import(verb) => verb.run(),
         Verb::Export(verb) => verb.run(),
         Verb::Stats(verb) => verb.run(),
+        Verb::Node(verb) => verb.run(),
         Verb::Serve(verb) => verb.run(),
         Verb::Follow(verb) => verb.run(),
         Verb::Promote(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
+        Verb::Slots(verb) => verb.run(),
         Verb::Certs(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
         Verb::Scrub(verb) => verb.run(),

@@ -7,21 +7,23 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use strandline::replica::{FollowStatus, Links, Promote as How, Server, remote_status_by};
-use strandline::{Database, NodeRole, Options, Position, ShardRouter};
+use strandline::replica::{Links, Promote as How, Server, remote_status_by};
+use strandline::{Database, DatasetId, NodeRole, Options, Position, ShardRouter};
 use strandline_wal::io::Env;
 
+use super::asked;
 use super::links::LinkArgs;
 use super::stdio;
 use crate::failure::{Exit, Failure, Result};
 use crate::inspect::diff::ends;
 use crate::inspect::store::{self, DatasetFiles};
+use crate::log::{LogArgs, Teller, one_line};
 use crate::open::{self, Place, Writing};
 use crate::signal::Ending;
 use crate::text;
 
 /// How often a node looks for signals and for news to tell.
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const POLL: Duration = Duration::from_millis(100);
 
 /// `strandline serve`
 #[derive(Args)]
@@ -48,6 +50,8 @@ pub struct Serve {
     archive: super::archive::Into,
     #[command(flatten)]
     writing: Writing,
+    #[command(flatten)]
+    log: LogArgs,
     /// Bytes per second to read of what is stored, to find damage before it is asked for; 0: none
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
     scrub_rate: u64,
@@ -59,6 +63,7 @@ impl Serve {
             stdio::hand_on(to)?;
             return Ok(Exit::Ok);
         }
+        self.log.start();
         // A connection that was cut off ends the process; nothing else should be needed to.
         let ending = match self.stdio {
             true => None,
@@ -79,7 +84,7 @@ impl Serve {
         match ending {
             Some(mut ending) => {
                 say(&format!("listening {}", server.address()))?;
-                wait(&mut ending, &server);
+                wait(&mut ending, &database, &server);
             }
             None => stdio::hand_on(server.address())?,
         }
@@ -89,22 +94,18 @@ impl Serve {
     }
 }
 
-/// Waits for a signal and tells meanwhile who was refused.
-fn wait(ending: &mut Ending, server: &Server) {
+/// Waits for a signal and tells meanwhile what happens.
+fn wait(ending: &mut Ending, database: &Database, server: &Server) {
+    let mut teller = Teller::default();
     while !ending.has_come() {
-        tell_refusals(server);
+        teller.tell(database, server);
         std::thread::sleep(POLL);
     }
-}
-
-fn tell_refusals(server: &Server) {
-    for line in server.refusals() {
-        eprintln!("{line}");
-    }
+    teller.tell(database, server);
 }
 
 /// Prints a line that another program waits for.
-fn say(line: &str) -> Result<()> {
+pub(super) fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()?;
@@ -131,6 +132,8 @@ pub struct Follow {
     advertise: Option<String>,
     #[command(flatten)]
     links: LinkArgs,
+    #[command(flatten)]
+    log: LogArgs,
     /// Mend damaged files by what the leader has: those that the start meets, and those that a scrub
     /// finds
     #[arg(long)]
@@ -142,6 +145,7 @@ pub struct Follow {
 
 impl Follow {
     pub(super) fn run(self) -> Result<Exit> {
+        self.log.start();
         let mut ending = Ending::prepare()?;
         let (leader, links) = self.links()?;
         let Some(options) = self.options(&mut ending, &leader, links)? else {
@@ -151,25 +155,7 @@ impl Follow {
         let server = database.serve(&self.listen)?;
         let following = database.follow(&leader, &self.place.dataset)?;
         say(&format!("listening {}", server.address()))?;
-        let mut told = FollowStatus::default();
-        let mut told_heals = 0;
-        while !ending.has_come() {
-            let now = following.status();
-            tell(&told, &now);
-            told = now;
-            tell_refusals(&server);
-            let heal_count = database.stats().heal_count;
-            if heal_count > told_heals
-                && let Some(Ok(report)) = database.last_heal()
-            {
-                eprintln!(
-                    "mended {}",
-                    text::plural(report.repair_count() as u64, "place")
-                );
-            }
-            told_heals = heal_count;
-            std::thread::sleep(POLL);
-        }
+        wait(&mut ending, &database, &server);
         following.stop();
         server.stop();
         database.close()?;
@@ -212,28 +198,45 @@ impl Follow {
         if is_whole && is_stored(root, &self.place.dataset)? {
             return Ok(Some(options));
         }
-        let mut is_told = false;
-        loop {
-            match remote_status_by(leader, &self.place.dataset, &options.links) {
-                Ok(status) => {
-                    let shards = u16::try_from(status.positions.len()).unwrap_or(u16::MAX);
-                    if shards > 1 {
-                        options.router = ShardRouter::hash(shards)?;
-                    }
-                    return Ok(Some(options));
-                }
-                Err(error) if !is_told => {
-                    is_told = true;
-                    eprintln!("waiting for {leader}: {error}");
-                }
-                Err(_) => {}
+        match ask_router(leader, &self.place.dataset, &options.links, ending) {
+            Some(router) => options.router = router?,
+            None => return Ok(None),
+        }
+        Ok(Some(options))
+    }
+}
+
+/// How the leader's dataset is spread over shards, once it answers; `None` where a signal came before.
+pub(super) fn ask_router(
+    leader: &str,
+    dataset: &str,
+    links: &Links,
+    ending: &mut Ending,
+) -> Option<Result<ShardRouter>> {
+    let mut is_told = false;
+    loop {
+        match remote_status_by(leader, dataset, links) {
+            Ok(status) if status.positions.len() > 1 => {
+                let shards = u16::try_from(status.positions.len()).unwrap_or(u16::MAX);
+                return Some(ShardRouter::hash(shards).map_err(Failure::from));
             }
-            for _ in 0..5 {
-                if ending.has_come() {
-                    return Ok(None);
-                }
-                std::thread::sleep(POLL);
+            Ok(_) => return Some(Ok(ShardRouter::Single)),
+            Err(error) if !is_told => {
+                is_told = true;
+                let text = one_line(&error.to_string());
+                tracing::warn!(
+                    event = "waiting",
+                    peer = leader,
+                    "waiting for {leader}: {text}"
+                );
             }
+            Err(_) => {}
+        }
+        for _ in 0..5 {
+            if ending.has_come() {
+                return None;
+            }
+            std::thread::sleep(POLL);
         }
     }
 }
@@ -252,30 +255,6 @@ fn follower_options(root: &Path) -> Result<Options> {
     let mut options = open::stored_options(&Env::real_pread(), root)?;
     options.node.role = NodeRole::Follower;
     Ok(options)
-}
-
-/// Tells on standard error what has changed.
-fn tell(before: &FollowStatus, now: &FollowStatus) {
-    if now.connected && !before.connected {
-        eprintln!("following {}", now.leader);
-    }
-    if let Some(cut) = now
-        .last_cut
-        .as_ref()
-        .filter(|_| before.last_cut != now.last_cut)
-    {
-        eprintln!("{cut}");
-    }
-    if now.bundle_count > before.bundle_count {
-        eprintln!("took a checkpoint of {}", now.leader);
-    }
-    if let Some(why) = now
-        .last_error
-        .as_ref()
-        .filter(|_| before.last_error != now.last_error)
-    {
-        eprintln!("not connected: {why}");
-    }
 }
 
 /// `strandline promote`
@@ -303,6 +282,8 @@ pub struct Promote {
     advertise: Option<String>,
     #[command(flatten)]
     links: LinkArgs,
+    #[command(flatten)]
+    log: LogArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -310,10 +291,13 @@ pub struct Promote {
 
 impl Promote {
     pub(super) fn run(self) -> Result<Exit> {
+        self.log.start();
         let mut ending = Ending::prepare()?;
         let root = &self.place.dir;
         open::datasets(&Env::real_pread(), root)?;
-        let mut options = follower_options(root)?;
+        let mut options = open::stored_options(&Env::real_pread(), root)?;
+        // The others stay what they are.
+        options.followed = vec![DatasetId::new(&self.place.dataset).map_err(Failure::usage)?];
         options.links = Links {
             advertise: self.advertise.clone(),
             ..self.links.read()?
@@ -344,7 +328,7 @@ impl Promote {
         }
         if self.listen.is_some() {
             say(&format!("listening {}", server.address()))?;
-            wait(&mut ending, &server);
+            wait(&mut ending, &database, &server);
         }
         server.stop();
         database.close()?;
@@ -355,7 +339,8 @@ impl Promote {
 /// `strandline status`
 #[derive(Args)]
 pub struct Status {
-    /// A database directory, or the address of a running node
+    /// A database directory, the address of a running node, or http://ADDR where it serves its status: that
+    /// tells of followers, too
     target: String,
     #[command(flatten)]
     links: LinkArgs,
@@ -374,10 +359,15 @@ struct Standing {
     epoch: u32,
     leader: Option<String>,
     positions: Vec<Position>,
+    /// Of a running node: per shard, the last sequences on its disk and before its readers.
+    marks: Option<(Vec<u64>, Vec<u64>)>,
 }
 
 impl Status {
     pub(super) fn run(self) -> Result<Exit> {
+        if let Some(address) = self.target.strip_prefix("http://") {
+            return asked::print(address, self.dataset.as_deref(), self.json);
+        }
         let path = PathBuf::from(&self.target);
         let is_address = !path.exists() && self.target.contains(':');
         let standings = match is_address {
@@ -399,13 +389,14 @@ impl Status {
     fn remote(&self) -> Result<Standing> {
         let dataset = self.dataset.clone().unwrap_or_default();
         let status = remote_status_by(&self.target, &dataset, &self.links.read()?)?;
-        let named = strandline::DatasetId::new(&dataset).map_err(Failure::usage)?;
+        let named = DatasetId::new(&dataset).map_err(Failure::usage)?;
         Ok(Standing {
             dataset: named.to_string(),
             role: status.role,
             epoch: status.epoch,
             leader: Some(status.leader).filter(|leader| !leader.is_empty()),
             positions: status.positions,
+            marks: Some((status.durable, status.applied)),
         })
     }
 
@@ -434,6 +425,7 @@ impl Standing {
             epoch: epochs.max().unwrap_or(0),
             leader: None,
             positions,
+            marks: None,
         })
     }
 
@@ -444,16 +436,30 @@ impl Standing {
             writeln!(out, "  leader    {leader}")?;
         }
         writeln!(out, "  positions {}", positions_text(&self.positions))?;
+        if let Some(lag) = self.apply_lag().filter(|lag| *lag > 0) {
+            writeln!(out, "  behind    {} not shown", text::plural(lag, "record"))?;
+        }
         Ok(())
     }
 
+    /// Records in its log that its readers do not see.
+    fn apply_lag(&self) -> Option<u64> {
+        let (_, applied) = self.marks.as_ref()?;
+        let pairs = self.positions.iter().zip(applied);
+        Some(pairs.map(|(end, seq)| end.seq.saturating_sub(*seq)).sum())
+    }
+
     fn document(&self) -> Value {
+        let marks = self.marks.as_ref();
         json!({
             "name": self.dataset,
             "role": self.role,
             "epoch": self.epoch,
             "leader": self.leader,
             "positions": positions_json(&self.positions),
+            "durable": marks.map(|(durable, _)| durable),
+            "applied": marks.map(|(_, applied)| applied),
+            "apply_lag": self.apply_lag(),
         })
     }
 }

@@ -1,10 +1,11 @@
 //! `strandline demo`: a leader and two followers, a crash under load, and the proof that nothing was
 //! lost.
 //!
-//! Three processes of this program hold one dataset each ([`node`]); this one is their client. It
-//! notes what was acknowledged to it, kills the leader with SIGKILL while writers write and readers
-//! read, promotes the follower that is furthest, brings the old leader back, and compares: every
-//! acknowledged batch on every node, the digests of their states, and the bytes of their logs.
+//! Three processes of this program hold one dataset each ([`node`]), under TLS, with a coordinator in a
+//! directory; this one is their client. It notes what was acknowledged to it, kills the leader with SIGKILL
+//! while writers write and readers read, goes on with whoever leads next, brings the old leader back, and
+//! compares: every acknowledged batch on every node, the digests of their states, and the bytes of their
+//! logs.
 
 mod live;
 pub mod node;
@@ -20,7 +21,7 @@ use strandline_wal::io::Env;
 
 use self::live::Live;
 use self::node::Status;
-use self::process::{Process, SharedLedger, read};
+use self::process::{Process, SharedLedger, certify, read};
 use self::work::{Checked, State};
 use crate::failure::{Exit, Failure, Result};
 use crate::inspect::{diff, store, verify};
@@ -51,6 +52,12 @@ pub struct Demo {
     /// Seconds of load before the crash; half as many after it
     #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=20))]
     seconds: u64,
+    /// How often the leader is killed
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=200))]
+    rounds: u32,
+    /// Milliseconds after which a leader that is not heard is replaced
+    #[arg(long, default_value_t = 1_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    lease: u64,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -65,8 +72,11 @@ struct Outcome {
     lost_count: u64,
     read_count: u64,
     wrong_count: u64,
-    promotion: Duration,
-    failover: Duration,
+    /// From each SIGKILL to the next acknowledged write.
+    failovers: Vec<Duration>,
+    lease: Duration,
+    /// Full copies that a node took: a follower that comes back needs none.
+    bundle_count: u64,
     cut: Option<String>,
     states: Vec<State>,
     logs: Vec<diff::LogDiff>,
@@ -96,8 +106,9 @@ impl Demo {
             .prefix("strandline-demo-")
             .tempdir()
             .map_err(|error| Failure::io(format!("a temporary directory: {error}")))?;
-        let mut cluster = Cluster::start(home.path(), live)?;
-        let outcome = cluster.play(&tree, Duration::from_secs(self.seconds));
+        let lease = Duration::from_millis(self.lease);
+        let mut cluster = Cluster::start(home.path(), live, lease)?;
+        let outcome = cluster.play(&tree, Duration::from_secs(self.seconds), self.rounds);
         drop(cluster);
         let cleaned = home.close();
         let outcome = outcome?;
@@ -127,76 +138,122 @@ impl Demo {
 /// The three nodes. The first one leads.
 struct Cluster {
     nodes: Vec<Process>,
+    home: PathBuf,
+    lease: Duration,
     ledger: SharedLedger,
     live: Live,
     started: Instant,
-    /// Reads of nodes that are gone.
+    /// Of nodes that are gone.
     read_count: u64,
     wrong_count: u64,
+    bundle_count: u64,
+    cut: Option<String>,
 }
 
 impl Cluster {
-    fn start(home: &Path, live: Live) -> Result<Cluster> {
+    fn start(home: &Path, live: Live, lease: Duration) -> Result<Cluster> {
         let mut cluster = Cluster {
             nodes: Vec::new(),
+            home: home.to_owned(),
+            lease,
             ledger: SharedLedger::default(),
             live,
             started: Instant::now(),
             read_count: 0,
             wrong_count: 0,
+            bundle_count: 0,
+            cut: None,
         };
+        certify(&cluster.certs(), NODE_COUNT)?;
         for number in 1..=NODE_COUNT {
             let dir = home.join(format!("node-{number}"));
-            let node = Process::start(number, &dir, &cluster.ledger)?;
+            let mut node = Process::start(number, &dir, &cluster.certs(), &cluster.ledger)?;
+            node.serve("127.0.0.1:0")?;
             cluster.nodes.push(node);
         }
-        cluster.nodes[0].join("lead")?;
-        let leader = cluster.nodes[0].address.clone();
-        for node in &mut cluster.nodes[1..] {
-            node.join(&format!("follow {leader}"))?;
+        for n in 0..NODE_COUNT {
+            cluster.join(n, n == 0)?;
         }
+        cluster.settle("everybody to be in sync", are_in_sync)?;
+        let leader = &cluster.nodes[0].address;
         let live = &cluster.live;
         live.say(&format!("node 1 leads at {leader}; nodes 2 and 3 follow"));
-        cluster.settle("followers to connect", |statuses| {
-            let followers = statuses[0].followers.iter();
-            followers.filter(|follower| follower.connected).count() == NODE_COUNT - 1
-        })?;
         Ok(cluster)
     }
 
-    fn play(&mut self, tree: &Path, load: Duration) -> Result<Outcome> {
+    fn certs(&self) -> PathBuf {
+        self.home.join("certs")
+    }
+
+    /// Lets a node that serves take part.
+    fn join(&mut self, n: usize, is_first: bool) -> Result<()> {
+        let addresses = self.nodes.iter().map(|node| &node.address);
+        let others = addresses.enumerate().filter(|(m, _)| *m != n);
+        let others: Vec<String> = others.map(|(_, address)| address.clone()).collect();
+        let lease_ms = self.lease.as_millis();
+        let first = if is_first { "first" } else { "later" };
+        let coordinator = self.home.join("coordinator");
+        let (coordinator, others) = (coordinator.display(), others.join(","));
+        let command = format!("join {lease_ms} {first} {coordinator} {others}");
+        let _: Value = self.nodes[n].ask(&command)?;
+        Ok(())
+    }
+
+    fn play(&mut self, tree: &Path, load: Duration, rounds: u32) -> Result<Outcome> {
+        let mut failovers = Vec::new();
         self.load(1, tree)?;
-        self.watch(load)?;
-        let statuses = self.statuses()?;
-        let old = self.nodes.remove(0);
-        self.read_count += statuses[0].read_count;
-        self.wrong_count += statuses[0].wrong_count;
-        let killed = Instant::now();
-        let old_dir = old.kill()?;
-        self.live
-            .say("node 1 killed with SIGKILL, in the middle of its writes");
-        let promotion = self.fail_over()?;
-        self.load(2, tree)?;
-        let failover = self.first_ack(2)?.duration_since(killed);
-        self.live.say(&format!(
-            "writing goes on after {:.2} s",
-            failover.as_secs_f64()
-        ));
-        self.watch(load / 4)?;
-        let mut back = Process::start(1, &old_dir, &self.ledger)?;
-        let leader = self.nodes[0].address.clone();
-        back.join(&format!("follow {leader}"))?;
-        self.nodes.push(back);
-        self.live.say("node 1 is back, as a follower");
-        self.watch(load / 4)?;
+        for round in 1..=rounds {
+            self.watch(load / rounds)?;
+            failovers.push(self.round(round, tree)?);
+            self.watch(load / 4 / rounds)?;
+        }
         let _: Value = self.nodes[0].ask("stop")?;
         self.live.say("load stopped; waiting for the copies");
         let statuses = self.settle("copies to become equal", |statuses| {
             let ends = &statuses[0].positions;
             let is_there = |status: &Status| status.positions == *ends && status.unapplied == 0;
-            statuses.iter().all(is_there)
+            statuses.iter().all(is_there) && are_in_sync(statuses)
         })?;
-        self.prove(&statuses, killed, promotion, failover)
+        self.prove(&statuses, failovers)
+    }
+
+    /// The leader is killed, another one takes over, and the old one comes back.
+    fn round(&mut self, round: u32, tree: &Path) -> Result<Duration> {
+        let statuses = self.statuses()?;
+        let old = self.nodes.remove(0);
+        self.note(&statuses[0]);
+        let (number, address) = (old.number, old.address.clone());
+        let killed = Instant::now();
+        let old_dir = old.kill()?;
+        self.live.say(&format!(
+            "node {number} killed with SIGKILL, in the middle of its writes"
+        ));
+        self.find_leader(killed)?;
+        self.load(round + 1, tree)?;
+        let failover = self.first_ack(round + 1)?.duration_since(killed);
+        self.live.say(&format!(
+            "writing goes on after {:.2} s",
+            failover.as_secs_f64()
+        ));
+        let mut back = Process::start(number, &old_dir, &self.certs(), &self.ledger)?;
+        let listen = address
+            .rsplit_once('@')
+            .map_or(address.as_str(), |(_, at)| at);
+        back.serve(listen)?;
+        self.nodes.push(back);
+        self.join(NODE_COUNT - 1, false)?;
+        self.settle("the old leader to be in sync", are_in_sync)?;
+        self.live
+            .say(&format!("node {number} is back, as a follower"));
+        Ok(failover)
+    }
+
+    /// Takes up what is asked for in the end, of a node that goes.
+    fn note(&mut self, status: &Status) {
+        self.read_count += status.read_count;
+        self.wrong_count += status.wrong_count;
+        self.bundle_count += status.bundle_count;
+        self.cut = self.cut.take().or(status.cut.clone());
     }
 
     /// Starts the writers of a phase on the leader.
@@ -209,24 +266,20 @@ impl Cluster {
         Ok(())
     }
 
-    /// The follower that is furthest leads, and the other one follows it. The leader is first then.
-    fn fail_over(&mut self) -> Result<Duration> {
-        let started = Instant::now();
-        let statuses = self.statuses()?;
-        let seqs = |status: &Status| status.positions.iter().map(|(_, seq)| seq).sum::<u64>();
-        if seqs(&statuses[1]) > seqs(&statuses[0]) {
-            self.nodes.swap(0, 1);
-        }
-        let other = self.nodes[1].address.clone();
-        let _: Value = self.nodes[0].ask(&format!("promote {other}"))?;
-        let took = started.elapsed();
-        let (number, leader) = (self.nodes[0].number, self.nodes[0].address.clone());
+    /// Waits until one of the others leads. It is the first then.
+    fn find_leader(&mut self, killed: Instant) -> Result<()> {
+        let statuses = self.settle("another leader", |statuses| {
+            statuses.iter().any(|status| status.leads)
+        })?;
+        let leader = statuses.iter().position(|status| status.leads);
+        self.nodes.swap(0, leader.unwrap_or_default());
         self.live.say(&format!(
-            "node {number} was furthest and leads now, after {:.2} s",
-            took.as_secs_f64()
+            "node {} leads now, after {:.2} s of which {:.2} s are the lease",
+            self.nodes[0].number,
+            killed.elapsed().as_secs_f64(),
+            self.lease.as_secs_f64()
         ));
-        self.nodes[1].join(&format!("follow {leader}"))?;
-        Ok(took)
+        Ok(())
     }
 
     /// When the first batch of a phase was acknowledged.
@@ -333,18 +386,15 @@ impl Cluster {
                     "waited {limit} s in vain for {what}:\n{states}"
                 )));
             }
-            self.live.pause(Duration::from_millis(20))?;
+            self.live.pause(Duration::from_millis(5))?;
         }
     }
 
     /// Compares everything that can be compared.
-    fn prove(
-        &mut self,
-        statuses: &[Status],
-        killed: Instant,
-        promotion: Duration,
-        failover: Duration,
-    ) -> Result<Outcome> {
+    fn prove(&mut self, statuses: &[Status], failovers: Vec<Duration>) -> Result<Outcome> {
+        let bundles = statuses.iter().map(|status| status.bundle_count);
+        let bundle_count = self.bundle_count + bundles.sum::<u64>();
+        let cut = statuses.iter().find_map(|status| status.cut.clone());
         let states: Vec<State> = self.ask_all("digest")?;
         let list = read(&self.ledger).list();
         let checked: Vec<Checked> = self.ask_all(&format!("check {list}"))?;
@@ -366,9 +416,10 @@ impl Cluster {
                     .unwrap_or(0),
                 read_count: self.read_count + reads(|status| status.read_count),
                 wrong_count: self.wrong_count + reads(|status| status.wrong_count),
-                promotion,
-                failover,
-                cut: statuses.iter().find_map(|status| status.cut.clone()),
+                failovers,
+                lease: self.lease,
+                bundle_count,
+                cut: self.cut.take().or(cut),
                 states,
                 logs: Vec::new(),
                 problems: Vec::new(),
@@ -383,7 +434,6 @@ impl Cluster {
             .map(Process::quit)
             .collect::<Result<_>>()?;
         self.compare_files(&dirs, &mut outcome)?;
-        debug_assert!(killed > self.started);
         outcome.took = self.started.elapsed();
         self.live.end();
         Ok(outcome)
@@ -411,6 +461,12 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Whether there is a leader, and all nodes have everything that it acknowledged.
+fn are_in_sync(statuses: &[Status]) -> bool {
+    let leader = statuses.iter().find(|status| status.leads);
+    leader.is_some_and(|status| status.in_sync == NODE_COUNT)
 }
 
 impl Outcome {
@@ -444,13 +500,17 @@ impl Outcome {
             .take(usize::from(SHARD_COUNT))
             .map(|log| log.a_end.to_string())
             .collect();
-        let (seconds, promotion) = (self.failover.as_secs_f64(), self.promotion.as_secs_f64());
+        let longest = self.failovers.iter().max().copied().unwrap_or_default();
+        let (seconds, lease) = (longest.as_secs_f64(), self.lease.as_secs_f64());
+        let (count, copies) = (self.failovers.len() as u64, self.bundle_count);
         println!("acknowledged  {files} in {batches} batches, {len}, each durable on 2 nodes of 3");
         println!("lost          {}", self.lost_count);
         let (reads, wrong) = (text::count(self.read_count), self.wrong_count);
         println!("read          {reads} values on 3 nodes meanwhile, {wrong} of them wrong");
         println!(
-            "failover      {seconds:.2} s from SIGKILL to the next acknowledged write ({promotion:.2} s of it the promotion)"
+            "failover      {seconds:.2} s from SIGKILL to the next acknowledged write, at most, in {} with a lease of {lease:.2} s; {} taken",
+            text::plural(count, "round"),
+            text::plural(copies, "full copy").replace("copys", "copies")
         );
         match &self.cut {
             Some(cut) => println!("old leader    came back with writes nobody acknowledged: {cut}"),
@@ -496,8 +556,8 @@ impl Outcome {
             "lost": self.lost_count,
             "reads": self.read_count,
             "wrong_reads": self.wrong_count,
-            "promotion_ms": self.promotion.as_millis() as u64,
-            "failover_ms": self.failover.as_millis() as u64,
+            "failover_ms": self.failovers.iter().map(|time| time.as_millis() as u64).collect::<Vec<_>>(),
+            "full_copies": self.bundle_count,
             "cut": self.cut,
             "equal": self.are_equal(),
             "states": self.states,

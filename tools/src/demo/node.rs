@@ -3,9 +3,8 @@
 //!
 //! | Command | Answer |
 //! |---------|--------|
-//! | `lead` | `ok {"address"}`: creates the database and serves it |
-//! | `follow ADDR` | `ok {"address"}`: follows from now on, served too |
-//! | `promote ADDR,..` | `ok {"epoch"}`: leads from now on |
+//! | `serve ADDR` | `ok {"address"}`: opens the database, listens there |
+//! | `join LEASE_MS first\|later COORDINATOR ADDR,..` | `ok {}`: takes part with these others; whoever is first leads a new dataset |
 //! | `load PHASE BYTES DIRECTORY` | `ok {}`, then `ack WRITER NUMBER FILES BYTES` for every batch |
 //! | `stop` | `ok {}`: no batch is written after it |
 //! | `status` | `ok {..}`, see [`Status`] |
@@ -17,16 +16,19 @@
 //! no node outlives the one that started it.
 
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use strandline::replica::{Following, Promote, Server};
+use strandline::replica::coordinator::directory::DirectoryCoordinator;
+use strandline::replica::{ClusterMember, Coordination, Failover, Links, Server};
 use strandline::{Database, Dataset, DatasetId, NodeRole, Options, Position, Role, ShardRouter};
+use strandline_wal::io::Env;
 
+use super::SHARD_COUNT;
 use super::work::{Load, Readers, check, digest};
-use super::{NODE_COUNT, SHARD_COUNT};
+use crate::cli::links::LinkArgs;
 use crate::failure::{Exit, Failure, Result};
 use crate::signal::Ending;
 
@@ -35,6 +37,8 @@ use crate::signal::Ending;
 pub struct DemoNode {
     /// The database directory
     dir: PathBuf,
+    #[command(flatten)]
+    links: LinkArgs,
 }
 
 /// How a node stands.
@@ -52,6 +56,10 @@ pub struct Status {
     pub wrong: Option<String>,
     /// On a leader, its followers.
     pub followers: Vec<Follower>,
+    /// Nodes that have everything that was acknowledged, itself included, by the record that it knows.
+    pub in_sync: usize,
+    /// Full copies that it took since it was started.
+    pub bundle_count: u64,
     /// On a follower, whether it is connected.
     pub connected: bool,
     /// On a follower, records that it has and does not show yet.
@@ -75,15 +83,19 @@ pub struct Follower {
     pub lag_ms: u64,
 }
 
-/// A node once it has been told its role.
+/// A node once it serves.
 struct Node {
     // Dropped in this order: first what uses the database, then the database.
+    part: Option<Part>,
+    server: Server,
+    database: Database,
+}
+
+/// A node's part in the dataset.
+struct Part {
     load: Option<Load>,
     readers: Readers,
-    following: Option<Following>,
-    server: Server,
-    dataset: Dataset,
-    database: Database,
+    member: ClusterMember,
 }
 
 impl DemoNode {
@@ -107,23 +119,18 @@ impl DemoNode {
     }
 
     fn act(&self, node: &mut Option<Node>, verb: &str, rest: &str) -> Result<Value> {
-        let not_yet = || Failure::usage("tell this node to lead or to follow first");
+        let not_yet = || Failure::usage("tell this node to serve first");
         match (verb, &mut *node) {
-            ("lead", None) => {
-                let opened = node.insert(self.open(NodeRole::Leader)?);
-                Ok(json!({ "address": opened.server.address().to_string() }))
-            }
-            ("follow", current) => {
-                if current.is_none() {
-                    *current = Some(self.open(NodeRole::Follower)?);
-                }
-                let node = current.as_mut().ok_or_else(not_yet)?;
-                node.following = None;
-                node.following = Some(node.database.follow(rest, DatasetId::PRIMARY)?);
-                Ok(json!({ "address": node.server.address().to_string() }))
+            ("serve", None) => {
+                let links = self.links.read()?;
+                let name = self.links.name();
+                let opened = node.insert(Node::open(&self.dir, links, rest)?);
+                let address = opened.server.address();
+                let address = name.map_or(address.to_string(), |name| format!("{name}@{address}"));
+                Ok(json!({ "address": address }))
             }
             ("quit", _) => {
-                if let Some(mut node) = node.take() {
+                if let Some(node) = node.take() {
                     node.close()?;
                 }
                 Ok(json!({}))
@@ -132,45 +139,87 @@ impl DemoNode {
             (_, None) => Err(not_yet()),
         }
     }
-
-    fn open(&self, role: NodeRole) -> Result<Node> {
-        let mut options = Options {
-            router: ShardRouter::hash(SHARD_COUNT)?,
-            ..Options::default()
-        };
-        options.node.role = role;
-        let database = options.open(&self.dir)?;
-        let dataset = match role {
-            NodeRole::Follower => database.follower(DatasetId::PRIMARY)?,
-            _ => database.dataset(DatasetId::PRIMARY)?,
-        };
-        let server = database.serve("127.0.0.1:0")?;
-        Ok(Node {
-            load: None,
-            readers: Readers::start(&dataset)?,
-            following: None,
-            server,
-            dataset,
-            database,
-        })
-    }
 }
 
 impl Node {
+    fn open(dir: &Path, links: Links, listen: &str) -> Result<Node> {
+        let mut options = Options {
+            router: ShardRouter::hash(SHARD_COUNT)?,
+            links,
+            ..Options::default()
+        };
+        options.node.role = NodeRole::Follower;
+        let database = options.open(dir)?;
+        let server = database.serve(listen)?;
+        Ok(Node {
+            part: None,
+            server,
+            database,
+        })
+    }
+
+    fn act(&mut self, verb: &str, rest: &str) -> Result<Value> {
+        match (verb, &mut self.part) {
+            ("join", None) => {
+                self.part = Some(self.join(rest)?);
+                Ok(json!({}))
+            }
+            (_, Some(part)) => part.act(verb, rest),
+            (_, None) => Err(Failure::usage("tell this node to join first")),
+        }
+    }
+
+    /// `LEASE_MS first|later COORDINATOR ADDR,..`
+    fn join(&self, rest: &str) -> Result<Part> {
+        let usage = || Failure::usage("join LEASE_MS first|later COORDINATOR ADDR,..");
+        let mut words = rest.splitn(3, ' ');
+        let (lease_ms, first) = (words.next(), words.next());
+        // The directory may have spaces in its name.
+        let (dir, peers) = words
+            .next()
+            .and_then(|rest| rest.rsplit_once(' '))
+            .ok_or_else(usage)?;
+        let how = Failover {
+            peers: peers.split(',').map(str::to_owned).collect(),
+            min_in_sync: 1,
+            first: first == Some("first"),
+            lease_ms: lease_ms.and_then(|ms| ms.parse().ok()).ok_or_else(usage)?,
+            ..Failover::default()
+        };
+        let coordinator = DirectoryCoordinator::open(&Env::real_pread(), Path::new(dir));
+        let coordinator = coordinator.map_err(|error| Failure::io(error.to_string()))?;
+        let coordination = Coordination::new(Box::new(coordinator))?;
+        let member = self
+            .database
+            .join_cluster(DatasetId::PRIMARY, &how, &coordination)?;
+        Ok(Part {
+            load: None,
+            readers: Readers::start(member.dataset())?,
+            member,
+        })
+    }
+
+    fn close(self) -> Result<()> {
+        if let Some(mut part) = self.part {
+            part.load.take().map_or(Ok(()), Load::stop)?;
+            part.readers.stop();
+            part.member.stop();
+        }
+        self.server.stop();
+        self.database.close()?;
+        Ok(())
+    }
+}
+
+impl Part {
+    fn dataset(&self) -> &Dataset {
+        self.member.dataset()
+    }
+
     fn act(&mut self, verb: &str, rest: &str) -> Result<Value> {
         match verb {
-            "promote" => {
-                let promotion = self.dataset.promote(&Promote {
-                    peers: rest.split(',').map(str::to_owned).collect(),
-                    node_count: NODE_COUNT,
-                    follower_count: 1,
-                    force: false,
-                })?;
-                self.following = None;
-                Ok(json!({ "epoch": promotion.epoch }))
-            }
             "load" => {
-                self.load = Some(Load::start(&self.dataset, rest)?);
+                self.load = Some(Load::start(self.dataset(), rest)?);
                 Ok(json!({}))
             }
             "stop" => {
@@ -178,14 +227,15 @@ impl Node {
                 Ok(json!({}))
             }
             "status" => json_of(&self.status()),
-            "check" => json_of(&check(&self.dataset, rest)?),
-            "digest" => json_of(&digest(&self.dataset)?),
+            "check" => json_of(&check(self.dataset(), rest)?),
+            "digest" => json_of(&digest(self.dataset())?),
             _ => Err(Failure::usage(format!("no command {verb:?}"))),
         }
     }
 
     fn status(&self) -> Status {
-        let following = self.dataset.follow_status().unwrap_or_default();
+        let dataset = self.dataset();
+        let following = dataset.follow_status().unwrap_or_default();
         let of = |position: Position| (position.epoch.0, position.seq);
         let follower = |status: strandline::replica::FollowerStatus| Follower {
             name: status.name,
@@ -195,25 +245,19 @@ impl Node {
         };
         let (read_count, wrong_count, wrong) = self.readers.counts();
         Status {
-            leads: self.dataset.role() == Role::Leader,
-            positions: self.dataset.positions().into_iter().map(of).collect(),
+            leads: dataset.role() == Role::Leader && dataset.health().is_ok(),
+            positions: dataset.positions().into_iter().map(of).collect(),
             read_count,
             wrong_count,
             wrong,
-            followers: self.dataset.followers().into_iter().map(follower).collect(),
+            followers: dataset.followers().into_iter().map(follower).collect(),
+            in_sync: self.member.status().members.len(),
+            bundle_count: following.bundle_count,
             connected: following.connected,
             unapplied: following.apply_lag,
             cut: following.last_cut,
             error: following.last_error,
         }
-    }
-
-    fn close(&mut self) -> Result<()> {
-        self.load.take().map_or(Ok(()), Load::stop)?;
-        self.readers.stop();
-        self.following = None;
-        self.database.close()?;
-        Ok(())
     }
 }
 

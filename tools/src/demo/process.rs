@@ -65,13 +65,39 @@ pub(super) fn read(ledger: &SharedLedger) -> MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn program() -> Result<PathBuf> {
+    std::env::current_exe()
+        .map_err(|error| Failure::io(format!("the path of this program: {error}")))
+}
+
+/// Makes an authority, and certificates of the nodes.
+pub(super) fn certify(certs: &Path, node_count: usize) -> Result<()> {
+    let program = program()?;
+    let run = |node: Option<usize>| {
+        let mut command = Command::new(&program);
+        command.args(["certs", "new", "--ca"]).arg(certs);
+        if let Some(number) = node {
+            command.arg("--node").arg(format!("node-{number}"));
+        }
+        let made = command.output().during("run", &program)?;
+        match made.status.success() {
+            true => Ok(()),
+            false => Err(Failure::io(
+                String::from_utf8_lossy(&made.stderr).into_owned(),
+            )),
+        }
+    };
+    run(None)?;
+    (1..=node_count).try_for_each(|number| run(Some(number)))
+}
+
 /// A node in a process of its own.
 pub(super) struct Process {
     /// 1 to 3.
     pub number: usize,
     /// Its directory.
     pub dir: PathBuf,
-    /// What others connect to; empty before it has a role.
+    /// What others connect to; empty before it serves.
     pub address: String,
     child: Child,
     stdin: ChildStdin,
@@ -81,12 +107,22 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a node that has no role yet.
-    pub fn start(number: usize, dir: &Path, ledger: &SharedLedger) -> Result<Process> {
-        let program = std::env::current_exe()
-            .map_err(|error| Failure::io(format!("the path of this program: {error}")))?;
+    pub fn start(
+        number: usize,
+        dir: &Path,
+        certs: &Path,
+        ledger: &SharedLedger,
+    ) -> Result<Process> {
+        let program = program()?;
         let mut child = Command::new(&program)
             .arg("demo-node")
             .arg(dir)
+            .arg("--tls-ca")
+            .arg(certs.join("ca.pem"))
+            .arg("--tls-cert")
+            .arg(certs.join(format!("node-{number}.pem")))
+            .arg("--tls-key")
+            .arg(certs.join(format!("node-{number}.key")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -134,9 +170,9 @@ impl Process {
         self.answer()
     }
 
-    /// Gives it a role and learns its address.
-    pub fn join(&mut self, command: &str) -> Result<()> {
-        let answer: BTreeMap<String, String> = self.ask(command)?;
+    /// Lets it listen and learns its address.
+    pub fn serve(&mut self, listen: &str) -> Result<()> {
+        let answer: BTreeMap<String, String> = self.ask(&format!("serve {listen}"))?;
         self.address = answer.get("address").cloned().unwrap_or_default();
         Ok(())
     }

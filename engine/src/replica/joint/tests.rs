@@ -9,6 +9,7 @@ use strandline_wal::io::sim::{Damage, SimEnv};
 use super::*;
 use crate::options::{Background, Durability, Options};
 use crate::replica::Node;
+use crate::retention::Hold;
 
 fn open(machine: &SimEnv) -> crate::Database {
     let options = Options {
@@ -264,15 +265,19 @@ fn a_segment_that_a_follower_needs_outlives_its_flush() {
     let dataset = stores.leader.dataset("").unwrap();
     let store = dataset.inner().store();
     let first = |shard| store.log(ShardId(shard)).segments()[0].first_seq();
-    store.set_floor(ShardId(0), 1);
-    store.set_floor(ShardId(1), u64::MAX);
+    let retention = store.retention();
+    let hold = Hold {
+        from_seqs: vec![1, u64::MAX],
+        len_max: u64::MAX,
+    };
+    retention.hold("test", "", Some(hold));
     for _ in 0..3 {
         stores.put(900);
         stores.leader.flush().unwrap();
     }
     assert!(first(1) > 1, "nobody needs it");
     assert_eq!(first(0), 1, "a follower does");
-    store.set_floor(ShardId(0), u64::MAX);
+    retention.hold("test", "", None);
     stores.leader.flush().unwrap();
     assert!(first(0) > 1);
 }
@@ -455,6 +460,8 @@ fn a_leader_tells_where_it_stands_and_stops_once_another_one_leads() {
     let times = joint.times();
     assert_eq!(times.closed, times.committed);
     joint.fenced(Epoch(9));
+    let events = stores.leader.events();
+    assert_eq!(events.last().map(|it| it.what.name()), Some("fenced"));
     let map = stores.leader.keyspace("map").unwrap();
     let error = map.put("key", "value").unwrap_err();
     assert!(matches!(error, Error::Fenced { found: 9, .. }), "{error}");
