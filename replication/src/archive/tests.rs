@@ -241,3 +241,13 @@ fn a_create_whose_answer_is_lost_is_known_again() {
     ));
     assert_eq!(store.list("o/").unwrap().len(), 200);
 }
+
+#[test]
+fn a_term_of_another_place_is_refused() {
+    let (store, root) = (MemoryArchive::default(), root());
+    let late = term(3, 3, 1).encode();
+    assert!(Term::decode(&late, "t").is_err(), "it goes on from itself");
+    create(&store, &root.term(Epoch(4)), &term(3, 2, 1).encode()).unwrap();
+    let error = Index::read(&store, &root).unwrap_err();
+    assert!(error.to_string().contains("another epoch"), "{error}");
+}
