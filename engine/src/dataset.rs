@@ -85,6 +85,11 @@ impl DatasetInner {
         Arc::clone(&self.store.read())
     }
 
+    /// As [`DatasetInner::store`]; `None` while it is being replaced or mended, which may take long.
+    pub fn try_store(&self) -> Option<Arc<Store>> {
+        self.store.try_read().map(|store| Arc::clone(&store))
+    }
+
     /// Calls `work` with the store as it is now: takes no lock and writes to no memory that other
     /// threads look at. So does [`DatasetInner::with_view`].
     fn with_store<T>(&self, work: impl FnOnce(&Arc<Store>) -> T) -> T {

@@ -317,7 +317,9 @@ impl Database {
     /// more there were.
     pub fn events(&self) -> Vec<Event> {
         for dataset in self.datasets() {
-            dataset.inner().store().tell_log();
+            if let Some(store) = dataset.inner().try_store() {
+                store.tell_log();
+            }
         }
         self.shared().events.take(self.env().clock.wall_ms())
     }

@@ -206,9 +206,21 @@ impl Retention {
             .iter()
             .map(|log| store.base_of(log.id().shard).0 + 1);
         let ends = ends.iter().copied().zip(bases).collect();
+        let before = state.table.clone();
         state.handle(store, Event::Greeted(peer, ends))?;
         if state.table.is_new() {
-            unless!("slot.greeted", state.write()).map_err(ReplicationError::Log)?;
+            let state = &mut *state;
+            let written = unless!("slot.greeted", state.write_at_any_rate(store));
+            if let Err(error) = written {
+                // Others are not turned away for the sake of one that has no place.
+                state.table = before;
+                return Err(match error {
+                    Error::Log(error) => ReplicationError::Log(error),
+                    error => ReplicationError::Store {
+                        what: error.to_string(),
+                    },
+                });
+            }
         }
         drop(state);
         self.publish(store);
@@ -300,11 +312,15 @@ impl Retention {
                 hint: "",
             }),
             [(node, _)] => {
+                let before = state.table.clone();
                 state.handle(store, Event::Dropped(*node)).map_err(failed)?;
-                state.write()?;
+                if let Err(error) = state.write_at_any_rate(store) {
+                    state.table = before;
+                    return Err(error);
+                }
                 drop(state);
                 self.publish(store);
-                Ok(())
+                store.drop_segments()
             }
             [_, _, ..] => {
                 let nodes: Vec<String> = found.iter().map(|(node, _)| node.to_string()).collect();
@@ -383,6 +399,11 @@ impl State {
         self.durable() != self.stored
     }
 
+    /// As [`State::write`], with the room that is kept aside where there is no other.
+    fn write_at_any_rate(&mut self, store: &Store) -> Result<()> {
+        store.with_reserve(|| Ok(self.write()?))
+    }
+
     fn write(&mut self) -> Result<(), LogError> {
         let now = at(&self.env);
         // One that fails is not tried again at once.
@@ -445,7 +466,8 @@ fn holders(store: &Store) -> Vec<Holder> {
     let mut holders = Vec::new();
     let manifest = store.manifest();
     // A follower's slots hold nothing, whoever reads them.
-    let slots = match store.epoch_file().lock().epochs().follows {
+    let follows = store.epoch_file().lock().epochs().follows;
+    let slots = match follows {
         false => store.retention().slots(store),
         true => Vec::new(),
     };

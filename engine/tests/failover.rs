@@ -101,6 +101,7 @@ fn wait_in_sync(nodes: &[Option<Node>], count: usize) {
 #[test]
 fn leaders_go_away_and_others_take_over_with_everything_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("coordinator/strandline")).unwrap();
     let started: Vec<_> = (0..3)
         .map(|n| Node::start(dir.path(), n, "127.0.0.1:0"))
         .collect();
@@ -178,6 +179,7 @@ fn leaders_go_away_and_others_take_over_with_everything_acknowledged() {
 #[test]
 fn settings_that_cannot_be_are_refused() {
     let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("coordinator/strandline")).unwrap();
     let database = Database::open(dir.path().join("n0")).unwrap();
     let coordinator = DirectoryCoordinator::open(&Env::real(), &dir.path().join("coordinator"));
     let coordination = Coordination::new(Box::new(coordinator.unwrap())).unwrap();

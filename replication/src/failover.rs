@@ -16,8 +16,9 @@
 //!   if it is alive, and the follower finds that it may not campaign (PacificA's order of grace and lease).
 //! - The leader of the record campaigns at once: whoever else led changed the record. Others wait for the
 //!   lease after a record that they had not seen: its leader may be about to begin.
-//! - Who campaigned in vain waits twice as long each time, up to eight times, and all by a part of the
-//!   lease that is drawn.
+//! - Who campaigns again before it heard a leader, or led a follower, waits twice as long each time, up to
+//!   eight times, and all by a part of the lease that is drawn.
+//! - A leader that lacks members and cannot ask the coordinator either gives up: the others may have both.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -180,7 +181,11 @@ struct Leading {
     lost: Option<Member>,
     members: BTreeMap<Member, Health>,
     read_ms: u64,
+    /// A read is under way.
+    is_reading: bool,
     is_read_due: bool,
+    /// Since when every read failed.
+    unread_ms: Option<u64>,
 }
 
 /// How a member keeps up.
@@ -268,6 +273,11 @@ impl Failover {
         }
     }
 
+    /// The highest epoch of a record that was read, or of a leader that was heard.
+    pub fn known(&self) -> Epoch {
+        self.known
+    }
+
     /// Why the last campaign came to nothing, until another one.
     pub fn refused(&self) -> Option<Refused> {
         self.refused
@@ -345,7 +355,6 @@ impl Failover {
         if let State::Following | State::Looking(_) = self.state {
             return;
         }
-        self.doublings = (self.doublings + 1).min(DOUBLING_COUNT_MAX);
         self.actions.push_back(Action::Follow);
         self.follow(self.later(now));
     }
@@ -381,7 +390,8 @@ impl Failover {
                 let event = match answer {
                     Answer::Read(Ok(found)) => membership::Event::Read(found),
                     Answer::Read(Err(_)) => {
-                        leading.is_read_due = true;
+                        (leading.is_reading, leading.is_read_due) = (false, true);
+                        leading.unread_ms.get_or_insert(now);
                         return;
                     }
                     Answer::Replaced(Ok(done)) => membership::Event::Replaced(done),
@@ -414,6 +424,7 @@ impl Failover {
         if !may {
             return self.follow(self.later(now));
         }
+        self.doublings = (self.doublings + 1).min(DOUBLING_COUNT_MAX);
         let (election, _) = Election::new(self.me, self.lineage, self.options.first);
         self.refused = None;
         self.enter(State::Electing(Campaign {
@@ -452,7 +463,9 @@ impl Failover {
                     lost: before.filter(|leader| *leader != self.me),
                     members: BTreeMap::new(),
                     read_ms: now,
+                    is_reading: false,
                     is_read_due: false,
+                    unread_ms: None,
                 };
                 self.enter(State::Leading(Box::new(leading)));
                 self.actions.push_back(Action::Lead(epoch));
@@ -502,8 +515,13 @@ impl Failover {
         };
         if let membership::Event::Read(_) = event {
             (leading.read_ms, leading.is_read_due) = (now, false);
+            (leading.is_reading, leading.unread_ms) = (false, None);
         }
-        for action in leading.membership.handle(event) {
+        let actions = leading.membership.handle(event);
+        for action in actions {
+            let State::Leading(leading) = &mut self.state else {
+                return;
+            };
             match action {
                 membership::Action::Policy(policy) => {
                     self.actions.push_back(Action::Policy(policy));
@@ -511,7 +529,10 @@ impl Failover {
                 membership::Action::Replace(version, record) => {
                     self.ask(Ask::Replace(version, record));
                 }
-                membership::Action::Read => self.ask(Ask::Read),
+                membership::Action::Read => {
+                    leading.is_reading = true;
+                    self.ask(Ask::Read);
+                }
                 membership::Action::Fenced(_) => return self.step_down(),
             }
         }
@@ -532,18 +553,27 @@ impl Failover {
         let slow = leading.slow(now, lease_ms, in_sync_ms, ends, followers);
         let is_quiet = !slow.is_empty() && now >= leading.read_ms + lease_ms;
         let is_due = leading.is_read_due && now >= leading.read_ms + lease_ms / 4;
+        let is_reading = leading.is_reading;
+        let is_alone = leading
+            .unread_ms
+            .is_some_and(|since_ms| now >= since_ms + in_sync_ms);
+        if is_alone && !slow.is_empty() {
+            return self.give_up(now);
+        }
+        let is_near = |follower: &Follows| now < follower.heard_ms + lease_ms / 2;
+        if followers.iter().any(is_near) {
+            self.doublings = 0;
+        }
         let record = leading.membership.record();
         let strangers: Vec<_> = followers
             .iter()
-            .filter(|follower| {
-                let is_near = now < follower.heard_ms + lease_ms / 2;
-                is_near && !record.members.contains(&follower.member)
-            })
+            .filter(|follower| is_near(follower) && !record.members.contains(&follower.member))
             .cloned()
             .collect();
-        if is_quiet || is_due {
+        if (is_quiet || is_due) && !is_reading {
             // Nobody may be left who would tell of another leader.
             (leading.read_ms, leading.is_read_due) = (now, false);
+            leading.is_reading = true;
             self.ask(Ask::Read);
         }
         if !slow.is_empty() {

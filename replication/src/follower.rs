@@ -255,14 +255,21 @@ impl Follower {
             }
             _ => Some(
                 (self.told_ms + self.options.heartbeat_ms)
-                    .min(self.heard_ms + self.silence_ms() + 1),
+                    .min(self.heard_ms + self.options.silence_ms + 1),
             ),
         }
     }
 
-    fn opened(&mut self, now: u64, conn: ConnId, here: Here) {
+    fn opened(&mut self, now: u64, conn: ConnId, mut here: Here) {
         if !matches!(self.state, State::Connecting) {
             return;
+        }
+        let least = Promise {
+            epoch: self.options.least_epoch,
+            to: here.identity.node,
+        };
+        if here.promise.epoch < least.epoch && !planted("follower.least") {
+            here.promise = least;
         }
         self.conn = Some(conn);
         self.state = State::Greeting;
@@ -376,7 +383,7 @@ impl Follower {
                 self.leader_name.clone_from(&peer);
                 self.actions.push_back(Action::Connect(peer));
             }
-            _ if now.saturating_sub(self.heard_ms) > self.silence_ms() => {
+            _ if now.saturating_sub(self.heard_ms) > self.options.silence_ms => {
                 let why = Error::unreachable(&self.leader_name, "it was silent for too long");
                 self.fail(now, why);
             }
@@ -388,13 +395,6 @@ impl Follower {
                 self.send(now, Message::Credit { granted });
             }
             _ => {}
-        }
-    }
-
-    fn silence_ms(&self) -> u64 {
-        match self.state {
-            State::Connecting | State::Greeting => self.options.greeting_ms,
-            _ => self.options.silence_ms,
         }
     }
 

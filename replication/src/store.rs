@@ -149,10 +149,12 @@ pub trait FollowerStore: LogSource {
     fn applied(&self, shard: ShardId) -> u64;
 
     /// Saves what lies behind `to` under `divergent/`, then cuts it off and reopens the log. Never
-    /// called below [`Floor::flushed`], nor below [`Floor::committed`] on a strict dataset.
+    /// called below what [`FollowerStore::floor`] told as flushed, nor below [`Floor::committed`] on a
+    /// strict dataset.
     ///
     /// # Errors
-    /// The log's; a limit on saved tails.
+    /// [`Error::Pruned`] where more was flushed meanwhile: nothing was cut, and a bundle is needed. The log's;
+    /// a limit on saved tails.
     fn cut(&self, shard: ShardId, to: ShardEnd) -> Result<()>;
 
     /// Where a bundle goes; `None` where this store takes none.

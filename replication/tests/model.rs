@@ -43,6 +43,9 @@ impl Model for Bounds {
             Property::always("no log is cut below what it has of them", |_, w: &World| {
                 !w.cut
             }),
+            Property::always("the record keeps its minimum", |_, w: &World| {
+                !w.below_minimum()
+            }),
             Property::always("who leads has what was acknowledged", |_, w: &World| {
                 w.leaders_have_history()
             }),
@@ -56,18 +59,16 @@ impl Model for Bounds {
                 |_, w: &World| w.zombie_refused(),
             ),
         ];
-        if self.changes > 0 {
+        // Of two members none may go: the minimum is one follower.
+        if self.changes > 0 && self.members > 2 {
             properties.push(Property::sometimes(
                 "a member is dropped",
                 |_, w: &World| w.has_dropped,
             ));
         }
-        if self.changes > 1 {
+        if self.changes > 1 || self.changes > 0 && self.members == 2 {
             properties.push(Property::sometimes("a member joins", |_, w: &World| {
                 w.has_joined
-            }));
-            properties.push(Property::sometimes("below the minimum", |_, w: &World| {
-                w.below_minimum()
             }));
         }
         if self.unknowns > 0 {

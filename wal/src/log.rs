@@ -224,7 +224,14 @@ impl Segment {
             Some(sealed) => sealed.footer.data_len,
             None => match &*self.body.read() {
                 Body::Image(image) => image.published_len() as u64,
-                Body::Map(_) | Body::File => unreachable!("only a sealed segment leaves its image"),
+                Body::Map(_) | Body::File => {
+                    // It was sealed since that was looked at.
+                    let sealed = self.sealed();
+                    sealed
+                        .expect("only a sealed segment leaves its image")
+                        .footer
+                        .data_len
+                }
             },
         }
     }

@@ -85,7 +85,7 @@ impl Bundles {
             let (base, _) = store.base_of(end.shard);
             end.position.seq > base || base == 0
         };
-        plan.ends.iter().all(goes_on) || planted("bundle.reaches")
+        plan.ends.iter().all(goes_on)
     }
 
     fn pin(&self) -> Result<Pinned> {

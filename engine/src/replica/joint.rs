@@ -13,6 +13,7 @@ use strandline_replication::{
     LeaderId, LeaderStore, Leadership, Lineage, LogSource, Marks, NodeId, Promise, Report,
     ShardEnd, Times,
 };
+use strandline_wal::bug::planted;
 use strandline_wal::io::write_all_at;
 use strandline_wal::log::Log;
 use strandline_wal::segment::SEGMENT_HEADER_LEN;
@@ -378,8 +379,30 @@ impl FollowerStore for Joint {
             forks: Some(forks),
             elected: None,
         };
-        let save = || unless!("divergent.save", save_tail(&store, shard, to.position.seq));
-        self.dataset.reopen(how, save).map_err(refused)
+        // Nothing is flushed any more once it is closed: what was, since the leader was asked, tells.
+        let flushed = || {
+            let flushed = store.manifest().logs[usize::from(shard.0)];
+            flushed.position.seq.max(flushed.complete_seq)
+        };
+        let mut is_late = false;
+        let cut = self.dataset.reopen(how, || {
+            is_late = flushed() > to.position.seq && !planted("joint.flushed");
+            if is_late {
+                let text = "what is to be cut was flushed meanwhile";
+                return Err(Error::Replication(text.to_owned()));
+            }
+            unless!("divergent.save", save_tail(&store, shard, to.position.seq))
+        });
+        if is_late {
+            let as_it_is = Reopen::role(Role::Follower);
+            self.dataset.reopen(as_it_is, || Ok(())).map_err(refused)?;
+            return Err(ReplicationError::Pruned {
+                shard,
+                needed: to.position.seq + 1,
+                first_available: flushed() + 1,
+            });
+        }
+        cut.map_err(refused)
     }
 
     fn sink(&self) -> Option<Box<dyn BundleSink>> {

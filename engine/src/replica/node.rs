@@ -213,9 +213,13 @@ impl Node {
         work: impl FnOnce() -> T,
     ) -> Result<T> {
         let id = dataset.inner().store().id().clone();
+        self.check_follows(&id)?;
         let observed = self.status.lock().get(&id).cloned();
-        self.driver.command(now, Command::Retire(id));
+        self.driver.command(now, Command::Retire(id.clone()));
         let done = dataset.inner().closed(work)?;
+        if self.follow_again(now, &id) {
+            return Ok(done);
+        }
         if let Some(observed) = observed {
             let leader = Some(observed.leader).filter(|leader| !leader.is_empty());
             self.follow(now, dataset, leader.as_slice())?;
@@ -237,6 +241,11 @@ impl Node {
     pub fn campaign(&mut self, now: Now, dataset: &Dataset, how: &super::Promote) -> Result<()> {
         let inner = dataset.inner();
         let id = self.join(inner);
+        if self.member(&id).elected.is_some() {
+            let text =
+                "a coordinator's record names its leader: end that one, and another takes over";
+            return Err(Error::Replication(text.to_owned()));
+        }
         self.driver.command(now, Command::Retire(id.clone()));
         if inner.store().role() != Role::Follower {
             inner.reopen(Reopen::role(Role::Follower), || Ok(()))?;

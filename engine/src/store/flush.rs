@@ -341,6 +341,7 @@ impl Store {
         // Nobody says hello meanwhile and is told that what goes here is there.
         let mut holders = self.retention().lock();
         let floors = holders.floors(self);
+        let mut detached = Vec::new();
         for (log, flushed) in self.logs.iter().zip(&manifest.logs) {
             let shard = log.id().shard;
             let done = flushed.position.seq.min(flushed.complete_seq);
@@ -363,13 +364,16 @@ impl Store {
             if !droppable.is_empty() {
                 holders.pruning();
             }
-            for segment in log.detach(&droppable) {
-                let counter = match self.shared.pool.retire(segment)? {
-                    true => &self.counters.segments_recycled,
-                    false => &self.counters.segments_removed,
-                };
-                Counters::add(counter, 1);
-            }
+            detached.extend(log.detach(&droppable));
+        }
+        // No log knows them any more; files are removed while followers are heard.
+        drop(holders);
+        for segment in detached {
+            let counter = match self.shared.pool.retire(segment)? {
+                true => &self.counters.segments_recycled,
+                false => &self.counters.segments_removed,
+            };
+            Counters::add(counter, 1);
         }
         Ok(())
     }

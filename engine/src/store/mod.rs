@@ -510,6 +510,11 @@ impl Store {
         self.shared.hook.call();
     }
 
+    /// As [`Shared::with_reserve`].
+    pub fn with_reserve<T>(&self, work: impl FnMut() -> Result<T>) -> Result<T> {
+        self.shared.with_reserve(work)
+    }
+
     /// Fails where it was stopped, or its log takes nothing more.
     pub fn check_health(&self) -> Result<()> {
         self.check()?;

@@ -21,6 +21,8 @@ use crate::error::Result;
 #[cfg(test)]
 mod tests;
 
+/// The directory that all objects lie in.
+pub const PREFIX: &str = "strandline";
 /// Longest object that is read.
 const OBJECT_LEN_MAX: u64 = RACER_LEN as u64;
 
@@ -35,23 +37,27 @@ struct Files {
 }
 
 impl DirectoryCoordinator {
-    /// Opens the directory, makes it where there is none, and tries whether it does what is needed.
+    /// Opens a directory that has one named `strandline`, which is made by hand, once: an empty mount point
+    /// has none, and is not taken for a coordinator without records. Tries whether it does what is needed.
     ///
     /// # Errors
     /// [`crate::Error::CoordinatorUnsafe`] with what it did, [`crate::Error::Coordinator`] with the disk's.
     pub fn open(env: &Env, dir: &Path) -> Result<DirectoryCoordinator> {
         let name = dir.display().to_string();
-        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let made = env.disk.create_dir_all(dir);
-        let made = made.and_then(|()| parent.map_or(Ok(()), |parent| env.disk.sync_dir(parent)));
-        made.map_err(|error| failed(&error).error(&name))?;
+        if let Err(error) = env.disk.list(&dir.join(PREFIX)) {
+            let what = format!(
+                "its directory {PREFIX} cannot be read ({error}): mount it, or make that directory \
+                 where the coordinator is new"
+            );
+            return Err(Failure::new(what).error(&name));
+        }
         let random = Arc::clone(&env.random);
         let nonces: Nonces = Box::new(move || random.next_id());
         let files = Files {
             env: env.clone(),
             dir: dir.to_owned(),
         };
-        let mut states = StateObjects::new(files, &name, "strandline", nonces);
+        let mut states = StateObjects::new(files, &name, PREFIX, nonces);
         ready(states.probe())?;
         Ok(DirectoryCoordinator { states })
     }

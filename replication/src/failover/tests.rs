@@ -1,3 +1,5 @@
+//! Each part of a node's life, one event at a time.
+
 use super::*;
 use crate::error::Error;
 use crate::ids::{Incarnation, NodeId};

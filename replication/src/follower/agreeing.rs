@@ -290,8 +290,11 @@ impl Follower {
         let State::Agreeing(agreement) = &mut self.state else {
             return;
         };
-        if let Err(why) = done {
-            return self.stop(now, why);
+        match done {
+            Ok(()) => {}
+            // What would have to be cut is in tables since this node said where it stands.
+            Err(why @ Error::Pruned { .. }) => return self.ask_for_bundle(now, why),
+            Err(why) => return self.stop(now, why),
         }
         agreement.cutting -= 1;
         let end = agreement.shards[&shard].end;

@@ -1,7 +1,7 @@
 //! What a follower is told and what it asks for: its events, its actions, its settings.
 
 use strandline_wal::writer::Appended;
-use strandline_wal::{Position, ShardId};
+use strandline_wal::{Epoch, Position, ShardId};
 
 use crate::assemble::Whole;
 use crate::bundle::{BundlePlace, BundlePlan};
@@ -19,6 +19,9 @@ pub struct FollowerOptions {
     pub peers: Vec<String>,
     /// Follow the leader, or fetch logs from one who promised.
     pub purpose: Purpose,
+    /// A leader of an earlier epoch is refused, as by a promise: a coordinator's record named a later one, or
+    /// this node led it.
+    pub least_epoch: Epoch,
     /// Only these shards; all where it is empty. For fetching.
     pub only: Vec<ShardId>,
     /// Bytes that may be under way.
@@ -27,8 +30,6 @@ pub struct FollowerOptions {
     pub heartbeat_ms: u64,
     /// A leader that is silent for longer is given up, in milliseconds.
     pub silence_ms: u64,
-    /// A peer that neither welcomes nor refuses this node for longer is given up, in milliseconds.
-    pub greeting_ms: u64,
     /// Least and most time between two tries to connect, in milliseconds.
     pub retry_ms: (u64, u64),
     /// Where nobody waits for `durable`, records are synced at least this often, in milliseconds.
@@ -42,11 +43,11 @@ impl Default for FollowerOptions {
         FollowerOptions {
             peers: Vec::new(),
             purpose: Purpose::Follow,
+            least_epoch: Epoch(0),
             only: Vec::new(),
             window: WINDOW_DEFAULT,
             heartbeat_ms: 1_000,
             silence_ms: 10_000,
-            greeting_ms: 10_000,
             retry_ms: (50, 1_000),
             sync_ms: 100,
             ack_ms: 50,

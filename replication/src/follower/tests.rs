@@ -312,6 +312,31 @@ fn a_leader_below_the_promise_or_of_another_claim_is_refused() {
     }
 }
 
+/// A node led epoch 6, with followers that confirmed; it came back, and met the leader of epoch 5, which had
+/// stood still meanwhile. It followed that one and cut what was confirmed.
+#[test]
+fn a_leader_of_an_epoch_before_the_least_is_refused_and_told() {
+    let options = FollowerOptions {
+        peers: vec!["leader".to_owned()],
+        least_epoch: Epoch(6),
+        ..FollowerOptions::default()
+    };
+    let mut follower = Follower::new(options);
+    feed(&mut follower, Event::Tick);
+    feed(&mut follower, Event::Connecting(ConnId(1)));
+    let actions = feed(&mut follower, Event::Opened(ConnId(1), here()));
+    let hello = actions.iter().find_map(|action| match action {
+        Action::Send(_, Message::Hello(hello)) => Some(hello.promised_epoch),
+        _ => None,
+    });
+    assert_eq!(hello, Some(Epoch(6)), "it ends that leadership");
+    let welcome = Message::Welcome(welcome(vec![agreed(4, 10)]));
+    let actions = feed(&mut follower, Event::Frame(ConnId(1), welcome));
+    let is_refused = |action: &Action| matches!(action, Action::Send(_, Message::Refused(r)) if r.epoch == Epoch(6));
+    assert!(actions.iter().any(is_refused), "{actions:?}");
+    assert!(!actions.iter().any(|a| matches!(a, Action::Promise(_))));
+}
+
 #[test]
 fn a_promise_to_a_candidate_ends_the_connection_to_the_leader_before() {
     let mut follower = in_state("following");

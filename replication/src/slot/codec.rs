@@ -6,7 +6,7 @@
 //! | 4 | 4 | crc | CRC-32 (IEEE) of everything after it |
 //! | 8 | 2 | version | 1 |
 //! | 10 | 2 | shard_count | 1 to 256 |
-//! | 12 | 2 | slot_count | 0 to [`SLOT_COUNT_MAX`](super::SLOT_COUNT_MAX) |
+//! | 12 | 2 | slot_count | 0 to [`SLOT_COUNT_MAX`] |
 //! | 14 | 2 | reserved | 0 |
 //! | 16 | 8 | saved_ms | when it was stored, in milliseconds since 1970 |
 //! | 24 | list | slots | `slot_count` of the following; nothing behind |

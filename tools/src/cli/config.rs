@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use strandline::replica::Links;
-use strandline::{DatasetId, NodeRole, Options, ShardRouter};
+use strandline::{DatasetId, Options, ShardRouter};
 
 use self::parse::{Source, Table, Tables};
 use super::links::LinkArgs;
@@ -178,9 +178,6 @@ impl Config {
         options.router = router;
         let followed = self.datasets.iter().filter(|dataset| !is_leading(dataset));
         options.followed = followed.map(|dataset| dataset.name.clone()).collect();
-        if !self.datasets.iter().any(is_leading) {
-            options.node.role = NodeRole::Follower;
-        }
         if self.heal {
             options.heal_from = self
                 .leaders()

@@ -6,9 +6,9 @@ use clap::Args;
 use serde_json::json;
 use strandline::replica::Links;
 use strandline::retention::{Holder, SlotState, SlotStatus};
-use strandline::{Dataset, Durability};
+use strandline::{Dataset, Durability, Error};
 
-use crate::failure::{Exit, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::open::{self, Place, Writing};
 use crate::text;
 
@@ -34,8 +34,13 @@ impl Slots {
                 scrub_rate: 0,
                 links: Links::default(),
             };
+            // Nothing is made where there is nothing.
+            drop(open::reader(&self.place.dir)?);
             let (database, dataset) = writing.open(&self.place)?;
-            dataset.drop_slot(name)?;
+            dataset.drop_slot(name).map_err(|error| match error {
+                Error::NotFound { .. } => Failure::usage(error.to_string()),
+                error => error.into(),
+            })?;
             drop(dataset);
             database.close()?;
         }

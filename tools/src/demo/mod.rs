@@ -17,13 +17,14 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
+use strandline::replica::coordinator::directory::PREFIX;
 use strandline_wal::io::Env;
 
 use self::live::Live;
 use self::node::Status;
 use self::process::{Process, SharedLedger, certify, read};
 use self::work::{Checked, State};
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{During, Exit, Failure, Result};
 use crate::inspect::{diff, store, verify};
 use crate::signal::Ending;
 use crate::text;
@@ -165,6 +166,8 @@ impl Cluster {
             cut: None,
         };
         certify(&cluster.certs(), NODE_COUNT)?;
+        let coordinator = cluster.coordinator().join(PREFIX);
+        std::fs::create_dir_all(&coordinator).during("create", &coordinator)?;
         for number in 1..=NODE_COUNT {
             let dir = home.join(format!("node-{number}"));
             let mut node = Process::start(number, &dir, &cluster.certs(), &cluster.ledger)?;
@@ -185,6 +188,10 @@ impl Cluster {
         self.home.join("certs")
     }
 
+    fn coordinator(&self) -> PathBuf {
+        self.home.join("coordinator")
+    }
+
     /// Lets a node that serves take part.
     fn join(&mut self, n: usize, is_first: bool) -> Result<()> {
         let addresses = self.nodes.iter().map(|node| &node.address);
@@ -192,7 +199,7 @@ impl Cluster {
         let others: Vec<String> = others.map(|(_, address)| address.clone()).collect();
         let lease_ms = self.lease.as_millis();
         let first = if is_first { "first" } else { "later" };
-        let coordinator = self.home.join("coordinator");
+        let coordinator = self.coordinator();
         let (coordinator, others) = (coordinator.display(), others.join(","));
         let command = format!("join {lease_ms} {first} {coordinator} {others}");
         let _: Value = self.nodes[n].ask(&command)?;
@@ -503,7 +510,9 @@ impl Outcome {
         let longest = self.failovers.iter().max().copied().unwrap_or_default();
         let (seconds, lease) = (longest.as_secs_f64(), self.lease.as_secs_f64());
         let (count, copies) = (self.failovers.len() as u64, self.bundle_count);
-        println!("acknowledged  {files} in {batches} batches, {len}, each durable on 2 nodes of 3");
+        println!(
+            "acknowledged  {files} in {batches} batches, {len}, each durable on every node in sync, 2 or 3"
+        );
         println!("lost          {}", self.lost_count);
         let (reads, wrong) = (text::count(self.read_count), self.wrong_count);
         println!("read          {reads} values on 3 nodes meanwhile, {wrong} of them wrong");

@@ -305,6 +305,33 @@ fn a_tail_that_was_saved_is_durable() {
     }
 }
 
+/// A follower told its leader where it stands, flushed more than that, and was then told to cut it: its
+/// tables pointed into a segment that was gone.
+#[test]
+fn what_was_flushed_meanwhile_is_not_cut() {
+    let stores = Stores::new();
+    stores.put(20);
+    stores.ship(ShardId(0));
+    stores.ship(ShardId(1));
+    stores.commit();
+    stores.follower.flush().unwrap();
+    let joint = stores.joint();
+    let to = ShardEnd {
+        position: Position {
+            seq: 5,
+            ..joint.end(ShardId(0)).position
+        },
+        ..joint.end(ShardId(0))
+    };
+    let refused = joint.cut(ShardId(0), to).unwrap_err();
+    assert!(
+        matches!(refused, ReplicationError::Pruned { needed: 6, .. }),
+        "{refused}"
+    );
+    assert_eq!(stores.shown(), 20, "it is open, and as it was");
+    stores.follower.dataset("").unwrap().health().unwrap();
+}
+
 #[test]
 fn a_leader_takes_nothing_that_is_for_followers() {
     let stores = Stores::new();

@@ -10,10 +10,11 @@ use strandline_replication::follower::FollowerOptions;
 use strandline_replication::leader::LeaderOptions;
 use strandline_replication::quorum::Policy;
 use strandline_replication::{Command, Incarnation, Lineage, NodeId, Now};
+use strandline_wal::bug::planted;
 use strandline_wal::{DatasetId, Epoch};
 
 use super::super::failover::{Desk, Failover as How, FailoverStatus};
-use super::{Member, Node};
+use super::{Member, Node, highest_epoch};
 use crate::dataset::{Dataset, Reopen};
 use crate::error::{Error, Result};
 use crate::store::Role;
@@ -76,8 +77,10 @@ impl Member {
         FollowerOptions {
             heartbeat_ms: lease_ms / LOOKS_PER_LEASE,
             silence_ms: lease_ms,
-            greeting_ms: lease_ms / 4,
             retry_ms: RETRY_MS,
+            // What it led itself was the record's, and others may have confirmed it: a leader before that
+            // is over, whether it knows it or not.
+            least_epoch: highest_epoch(&self.dataset.store()).max(elected.machine.known()),
             ..FollowerOptions::default()
         }
     }
@@ -117,7 +120,32 @@ impl Node {
             follow_ms: None,
             status: FailoverStatus::default(),
         });
-        self.follow(now, dataset, &how.peers)
+        let followed = self.follow(now, dataset, &how.peers);
+        if followed.is_err() {
+            self.retire(now, dataset);
+        }
+        followed
+    }
+
+    /// Goes on following after the dataset was closed for a while; `false` where nobody elects it.
+    pub(super) fn follow_again(&mut self, now: Now, id: &DatasetId) -> bool {
+        let is_elected = self.elected(id).is_some();
+        if is_elected {
+            self.follow_whoever(now, id);
+        }
+        is_elected
+    }
+
+    /// Refuses what only a follower may do, where a coordinator says who leads.
+    pub(super) fn check_follows(&self, id: &DatasetId) -> Result<()> {
+        let elected = self
+            .members
+            .get(id)
+            .and_then(|member| member.elected.as_ref());
+        match elected.is_some_and(|e| e.machine.standing() != Standing::Following) {
+            true => Err(Error::Replication("it leads or campaigns".to_owned())),
+            false => Ok(()),
+        }
     }
 
     /// How a dataset's part in failover stands.
@@ -171,10 +199,12 @@ impl Node {
         let elected = self.elected(id).expect("it was there");
         elected.looked_ms = now.mono_ms;
         elected.machine.adopt(lineage);
+        let follows = elected.machine.standing() == Standing::Following;
         let is_due = elected.follow_ms.is_some_and(|at_ms| now.mono_ms >= at_ms);
-        if is_due {
+        if is_due && follows {
             self.follow_whoever(now, id);
         }
+        self.give_way(now, id);
         if let Some((epoch, heard_ms)) = self.driver.heard(id) {
             self.tell_elected(now, id, Event::Heard(heard_ms, epoch));
         }
@@ -183,6 +213,19 @@ impl Node {
         }
         self.tell_elected(now, id, Event::Tick);
         any
+    }
+
+    /// A leader whose disk failed takes no more writes: others may.
+    fn give_way(&mut self, now: Now, id: &DatasetId) {
+        let store = self.member(id).dataset.store();
+        let leads = self.elected(id).map(|e| e.machine.standing()) == Some(Standing::Leading);
+        if leads && let Err(error) = store.check_health() {
+            // That it was fenced is told by a report of its own.
+            if !matches!(error, Error::Fenced { .. }) {
+                let _ = self.fault(id, Err(error));
+                self.tell_elected(now, id, Event::NotOpened);
+            }
+        }
     }
 
     fn elected(&mut self, id: &DatasetId) -> Option<&mut Elected> {
@@ -247,8 +290,16 @@ impl Node {
     /// Promises this node an epoch. Its own promise is enough: the record names it as one that has
     /// everything.
     fn claim(&mut self, now: Now, id: &DatasetId, above: Epoch) -> Result<()> {
-        self.driver.command(now, Command::Retire(id.clone()));
         let dataset = Arc::clone(&self.member(id).dataset);
+        if dataset.store().epoch_file().lock().epochs().joins && !planted("elected.joins") {
+            // Its directory was emptied below a node that the record names.
+            let text = "this node joins and may lack what its leader had when it came";
+            return Err(Error::Replication(text.to_owned()));
+        }
+        if let Some(elected) = self.elected(id) {
+            elected.follow_ms = None;
+        }
+        self.driver.command(now, Command::Retire(id.clone()));
         let is_closed = matches!(dataset.store().check(), Err(Error::Closed(_)));
         if is_closed || dataset.store().role() != Role::Follower {
             dataset.reopen(Reopen::role(Role::Follower), || Ok(()))?;
@@ -295,3 +346,7 @@ impl Elected {
         self.status.last_error = failed;
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

@@ -375,7 +375,7 @@ pub(super) const SECTIONS: &[Section] = &[
                     "coordinator",
                     Url(&["file", "s3", "http", "https"]),
                     Required("s3://bucket/prefix"),
-                    "Where the record of who leads is kept: file:///DIR, s3://BUCKET/PREFIX, or etcd's address.",
+                    "Where the record of who leads is kept: file:///DIR, which all nodes see, with an empty directory strandline in it; s3://BUCKET/PREFIX; or etcd's address.",
                 ),
             ),
             of(

@@ -171,7 +171,10 @@ fn what_a_node_does_is_what_the_engine_is_told() {
     let config = parse(text).unwrap();
     let options = config.options(config.links().unwrap(), ShardRouter::Single);
     let followed: Vec<&str> = options.followed.iter().map(DatasetId::as_str).collect();
-    assert_eq!((followed, options.node.role), (vec!["b"], NodeRole::Single));
+    assert_eq!(
+        (followed, options.node.role),
+        (vec!["b"], strandline::NodeRole::Single)
+    );
     assert_eq!(options.heal_from, ["n@h:1"]);
     let text = text.replace(
         "role = \"leader\"",
@@ -181,7 +184,8 @@ fn what_a_node_does_is_what_the_engine_is_told() {
     let links = config.links().unwrap();
     assert_eq!(links.commands["ssh x"], ["ssh", "x"]);
     let options = config.options(links, ShardRouter::Single);
-    assert_eq!(options.node.role, NodeRole::Follower);
+    let followed: Vec<&str> = options.followed.iter().map(DatasetId::as_str).collect();
+    assert_eq!(followed, ["a", "b"], "and nothing else that is stored");
     assert_eq!(options.heal_from, ["ssh x", "n@h:1"]);
 }
 
