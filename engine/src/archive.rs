@@ -20,7 +20,7 @@ use strandline_replication::Lineage;
 pub use strandline_replication::archive::{
     ArchiveStore, Error as ArchiveError, Faults, MemoryArchive,
 };
-use strandline_replication::archive::{Index, Root, retried};
+use strandline_replication::archive::{Index, Root, Run, retried};
 #[cfg(feature = "object-store")]
 pub use strandline_replication::archive::{ObjectArchive, ObjectArchiveOptions};
 use strandline_wal::io::Env;
@@ -243,7 +243,7 @@ pub fn stored(
     let index = Index::read(store, &root)?;
     let shard_count = index.last().map_or(0, |last| last.from.len());
     let shards = (0..shard_count).map(|n| ShardId(n as u16));
-    let end = |shard| index.pieces(shard).last().map_or(0, |piece| piece.last_seq);
+    let end = |shard| index.runs(shard).last().map_or(0, Run::last_seq);
     let lens = [
         index.terms.len(),
         index.pieces.len(),

@@ -15,7 +15,7 @@ use strandline::replica::{Campaign, Node, Promote};
 use strandline::{
     Background, Database, Dataset, DatasetId, Durability, Error, Options, Result, ShardRouter,
 };
-use strandline_replication::archive::{Base, Root, Term};
+use strandline_replication::archive::{Base, Root, Start, Term};
 use strandline_replication::transport::local::LocalNetwork;
 use strandline_replication::{LeaderId, Lineage, Notifier, Now};
 use strandline_wal::Epoch;
@@ -610,7 +610,11 @@ fn two_leaders_of_one_epoch_do_not_mix() {
         previous: Epoch(0),
         lineage: Lineage(ours),
         leader: LeaderId([1; 16]),
-        from: vec![(1, 0)],
+        from: vec![Start {
+            seq: 1,
+            chain: 0,
+            end: 1,
+        }],
     };
     other.put(&root.term(Epoch(1)), &term.encode()).unwrap();
     let shared: Arc<dyn ArchiveStore> = Arc::new(other.clone());

@@ -3,7 +3,7 @@
 //! Leaderships upload, one after the other, each under its own epoch; every object is created once and
 //! never changed. A leadership begins with a [`Term`], which says from which record on it uploads and
 //! which earlier term it goes on from. So the newest term and what it names, and so on, is the one path
-//! ([`Index::pieces`]); what a deposed leader uploads beside it, or behind the place where its successor
+//! ([`Index::runs`]); what a deposed leader uploads beside it, or behind the record with which a later epoch
 //! began, is never part of a restore.
 //!
 //! ```text
@@ -27,8 +27,8 @@ mod object_store;
 
 use std::fmt;
 
-pub use codec::{Base, BaseEnd, BaseFile, FileKind, Tail, Term};
-pub use index::{Gap, Index};
+pub use codec::{Base, BaseEnd, BaseFile, FileKind, Start, Tail, Term};
+pub use index::{Gap, Index, Run};
 pub use memory::{Faults, MemoryArchive};
 pub use name::{BaseName, Break, Piece, PieceKind, Root};
 #[cfg(feature = "object-store")]

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use strandline_replication::archive::{ArchiveStore, BaseName, Index, Piece, Root, retried};
+use strandline_replication::archive::{ArchiveStore, Base, BaseName, Index, Piece, Root, retried};
 use strandline_wal::bug::planted;
 use strandline_wal::{Epoch, Hlc, ShardId};
 
-use super::upload::read_base;
+use super::upload::usable_base;
 use super::{ArchiveOptions, PruneReport};
 use crate::error::Result;
 
@@ -31,8 +31,10 @@ pub(super) fn prune(
         // Another leads.
         return Ok(report);
     }
-    let on_path = |base: &&BaseName| index.is_on_path(base.epoch);
-    let bases: Vec<_> = index.bases.iter().filter(on_path).collect();
+    let mut bases: Vec<Base> = Vec::new();
+    for name in &index.bases {
+        bases.extend(usable_base(archive, root, &index, name)?);
+    }
     let before = bases.iter().rposition(|base| base.timestamp <= begin);
     let Some(first) = before.filter(|n| *n > 0) else {
         return Ok(report);
@@ -45,12 +47,11 @@ pub(super) fn prune(
     let mut needed = BTreeSet::new();
     let mut points: Vec<Vec<(u64, u64)>> = Vec::new();
     let mut log_from = Vec::new();
-    for (n, name) in bases.iter().enumerate() {
-        if n < first && name.timestamp < oldest {
+    for (n, base) in bases.iter().enumerate() {
+        if n < first && base.timestamp < oldest {
             continue;
         }
-        let base = read_base(archive, root, name)?;
-        needed.insert(root.base(name));
+        needed.insert(root.base(&base.name()));
         needed.extend(base.files.iter().map(|file| file.object.clone()));
         let seqs = base
             .ends
@@ -78,10 +79,9 @@ pub(super) fn prune(
     };
     // Bases first: one that is there is whole.
     let mut doomed: Vec<String> = Vec::new();
-    let old = index
-        .bases
-        .iter()
-        .filter(|base| base.timestamp < bases[first].timestamp);
+    // One that lies off the history never comes back to it.
+    let is_old = |base: &&BaseName| base.epoch < last || base.timestamp < bases[first].timestamp;
+    let old = index.bases.iter().filter(is_old);
     doomed.extend(old.map(|base| root.base(base)));
     let mut pieces: Vec<&Piece> = index
         .pieces

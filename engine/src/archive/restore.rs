@@ -4,11 +4,12 @@
 //! beside the target, opened once as a database, which cuts the logs of several shards to one consistent end
 //! and begins an epoch, and renamed. So the target is there whole or not at all.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use strandline_replication::archive::{
     ArchiveStore, Base, BaseName, Error as ArchiveError, FileKind, Gap, Index, Piece, PieceKind,
-    Root, Tail, read,
+    Root, Run, Tail, read,
 };
 use strandline_wal::bug::planted;
 use strandline_wal::io::{Env, write_all_at};
@@ -17,7 +18,7 @@ use strandline_wal::{DatasetId, Hlc, IoContext, ShardId, unless};
 
 use super::root_of;
 use super::segment::{Cut, Walk, rewritten, walk};
-use super::upload::read_base;
+use super::upload::usable_base;
 use crate::config::NodeConfig;
 use crate::error::{Error, Result};
 use crate::files;
@@ -66,15 +67,28 @@ pub struct CheckReport {
     pub unknown_count: u64,
 }
 
+const ALL: Cut = Cut {
+    seq: u64::MAX,
+    timestamp: Hlc::MAX,
+    end: u64::MAX,
+};
+
 impl Target {
     fn cut(&self, shard: usize) -> Cut {
         let (mut seq, mut timestamp) = (u64::MAX, Hlc::MAX);
         match self {
             Target::Latest => {}
             Target::Position(seqs) => seq = seqs.get(shard).copied().unwrap_or(u64::MAX),
-            Target::Time(ms) => timestamp = Hlc(Hlc::from_millis(ms.saturating_add(1)).0 - 1),
+            Target::Time(ms) if *ms < Hlc::MAX.millis() => {
+                timestamp = Hlc(Hlc::from_millis(ms + 1).0 - 1);
+            }
+            Target::Time(_) => {}
         }
-        Cut { seq, timestamp }
+        Cut {
+            seq,
+            timestamp,
+            end: u64::MAX,
+        }
     }
 
     /// Whether what is in a base's tables belongs to it.
@@ -112,9 +126,7 @@ pub fn restore(
         });
     }
     let (root, _) = root_of(store, dataset, lineage)?;
-    let mut staging = dir.as_os_str().to_owned();
-    staging.push(".restoring");
-    let staging = PathBuf::from(staging);
+    let staging = staging_of(dir)?;
     let mut excluded: Vec<BaseName> = Vec::new();
     let mut is_again = false;
     let outcome = loop {
@@ -158,6 +170,18 @@ pub fn restore(
     }
 }
 
+/// Where a restore into a directory writes first: beside it, never inside.
+fn staging_of(dir: &Path) -> Result<PathBuf> {
+    let name = dir.file_name().ok_or_else(|| Error::Argument {
+        what: "directory to restore into",
+        expected: "one with a name".to_owned(),
+        found: dir.display().to_string(),
+    })?;
+    let mut name = name.to_owned();
+    name.push(".restoring");
+    Ok(dir.with_file_name(name))
+}
+
 /// Reads all that a restore of any point would, and writes nothing.
 ///
 /// # Errors
@@ -185,48 +209,39 @@ pub fn check(
         lineage: [0; 16],
         report: RestoreReport::default(),
     };
-    let mut begins: Option<Base> = None;
-    for name in index
-        .bases
-        .iter()
-        .filter(|base| index.is_on_path(base.epoch))
-    {
-        let base = read_base(store, &root, name)?;
+    let mut bases: Vec<Base> = Vec::new();
+    for name in &index.bases {
+        let Some(base) = usable_base(store, &root, &index, name)? else {
+            continue;
+        };
         for file in &base.files {
             restoring.file(&file.object, file.len, &file.digest)?;
         }
-        report.base_count += 1;
-        begins = begins.or(Some(base));
+        bases.push(base);
     }
-    let Some(base) = begins else {
+    report.base_count = bases.len() as u64;
+    let Some(first) = bases.first() else {
         return Err(refused(
             "the archive has no base yet: nothing can be restored".to_owned(),
         ));
     };
-    for (n, end) in base.ends.iter().enumerate() {
+    for (n, end) in first.ends.iter().enumerate() {
         let shard = ShardId(u16::try_from(n).expect("counted in 16 bits"));
-        let mut from = (end.position.seq, end.chain);
+        let mut from = end.position.seq;
+        let point = |base: &Base| Point::of(base, n, &root);
+        let points: Vec<Point> = bases.iter().map(point).collect();
         loop {
-            let (pieces, gap) = restoring.span(shard, from.0);
-            report.piece_count += pieces.len() as u64;
-            restoring.log(
-                &pieces,
-                from,
-                None,
-                shard,
-                Target::Latest.cut(n),
-                &root.base(&BaseName {
-                    timestamp: base.timestamp,
-                    epoch: base.epoch,
-                }),
-            )?;
+            let (runs, gap) = restoring.span(shard, from);
+            report.piece_count += runs.iter().map(|run| run.pieces.len() as u64).sum::<u64>();
+            restoring.log(&runs, from, &points, None, shard, Target::Latest.cut(n))?;
             let Some(gap) = gap else { break };
-            let is_known = |it: &&_| is_break(it, &gap);
+            let is_known = |it: &&_| is_break(it, &gap) && index.is_on_path(it.epoch);
             if index.breaks.iter().find(is_known).is_none() {
                 return Err(ArchiveError::Gap(gap).into());
             }
             report.break_count += 1;
-            from = (gap.to, 0);
+            // As a base at the end of what is missing.
+            from = gap.to;
         }
     }
     report.len = restoring.report.len;
@@ -246,13 +261,18 @@ fn choose(
     excluded: &[BaseName],
 ) -> Result<(BaseName, Base)> {
     let mut oldest = None;
-    let on_path = index
-        .bases
-        .iter()
-        .rev()
-        .filter(|base| index.is_on_path(base.epoch));
-    for name in on_path.filter(|base| !excluded.contains(base)) {
-        let base = read_base(store, root, name)?;
+    let newest_first = index.bases.iter().rev();
+    for name in newest_first.filter(|base| !excluded.contains(base)) {
+        let Some(base) = usable_base(store, root, index, name)? else {
+            continue;
+        };
+        let count = base.ends.len();
+        if let Target::Position(seqs) = target
+            && seqs.len() != count
+        {
+            let text = format!("a position has {count} records, one of each shard");
+            return Err(refused(text));
+        }
         if target.has(&base) {
             return Ok((*name, base));
         }
@@ -278,6 +298,24 @@ struct Restoring<'a> {
     staging: Option<&'a Path>,
     lineage: [u8; 16],
     report: RestoreReport,
+}
+
+/// Where a base ends in one log.
+struct Point {
+    seq: u64,
+    chain: u32,
+    object: String,
+}
+
+impl Point {
+    fn of(base: &Base, shard: usize, root: &Root) -> Point {
+        let end = &base.ends[shard];
+        Point {
+            seq: end.position.seq,
+            chain: end.chain,
+            object: root.base(&base.name()),
+        }
+    }
 }
 
 /// The segment that was written last, in the old history and in the new one.
@@ -306,16 +344,11 @@ impl Restoring<'_> {
         self.tables(base, &mut manifest, &dir)?;
         for (n, end) in base.ends.iter().enumerate() {
             let shard = ShardId(u16::try_from(n).expect("counted in 16 bits"));
-            let (pieces, gap) = self.span(shard, end.position.seq);
-            let mut before = self.values(base, shard, &pieces, &region)?;
-            let name = BaseName {
-                timestamp: base.timestamp,
-                epoch: base.epoch,
-            };
-            let (at, cut) = ((end.position.seq, end.chain), self.target.cut(n));
-            let name = self.root.base(&name);
-            let (last, is_cut) =
-                self.log(&pieces, at, Some((&region, &mut before)), shard, cut, &name)?;
+            let (runs, gap) = self.span(shard, end.position.seq);
+            let mut before = self.values(base, shard, &runs, &region)?;
+            let (points, cut) = ([Point::of(base, n, self.root)], self.target.cut(n));
+            let to = Some((&*region, &mut before));
+            let (last, is_cut) = self.log(&runs, end.position.seq, &points, to, shard, cut)?;
             match gap {
                 Some(gap) if !is_cut && last < cut.seq => return Err(ArchiveError::Gap(gap).into()),
                 _ => {}
@@ -417,10 +450,10 @@ impl Restoring<'_> {
         &mut self,
         base: &Base,
         shard: ShardId,
-        pieces: &[Piece],
+        runs: &[Run],
         region: &Path,
     ) -> Result<Before> {
-        let start = pieces.first().map_or(u64::MAX, Piece::segment);
+        let start = runs.first().map_or(u64::MAX, Run::first_seq);
         let mut before = None;
         let mut files: Vec<_> = base
             .files
@@ -434,7 +467,7 @@ impl Restoring<'_> {
                 continue;
             }
             let bytes = self.file(&file.object, file.len, &file.digest)?;
-            let walked = walk(&bytes, true, &file.object, Target::Latest.cut(0), 0)?;
+            let walked = walk(&bytes, true, &file.object, ALL, &BTreeSet::new())?;
             self.segment(&bytes, &walked, shard, true, (region, &mut before))?;
         }
         Ok(before)
@@ -458,50 +491,54 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    fn span(&self, shard: ShardId, flushed: u64) -> (Vec<Piece>, Option<Gap>) {
+    fn span(&self, shard: ShardId, flushed: u64) -> (Vec<Run>, Option<Gap>) {
         // The log may begin with the first record that is in no table.
-        let holds = |p: &Piece| p.first_seq <= flushed && flushed <= p.last_seq;
-        let is_there = self.index.pieces(shard).iter().any(holds);
+        let holds = |run: &Run| run.first_seq() <= flushed && flushed <= run.last_seq();
+        let is_there = self.index.runs(shard).iter().any(holds);
         let from = if is_there { flushed } else { flushed + 1 };
         self.index.span(self.root, shard, from)
     }
 
-    /// Reads the log behind a base, and writes it where `to` is given, up to the cut. Returns the last record
-    /// and whether something was cut.
+    /// Reads the log behind record `flushed`, and writes it where `to` is given, up to the cut. Where a base
+    /// ends in it, the chain value must be the base's. Returns the last record and whether something was cut.
     fn log(
         &mut self,
-        pieces: &[Piece],
-        (flushed, chain): (u64, u32),
+        runs: &[Run],
+        flushed: u64,
+        points: &[Point],
         mut to: Option<(&Path, &mut Before)>,
         shard: ShardId,
         cut: Cut,
-        base: &str,
     ) -> Result<(u64, bool)> {
         let mut last = flushed;
         let mut known = None;
-        let groups: Vec<&[Piece]> = pieces.chunk_by(|a, b| a.segment() == b.segment()).collect();
-        for (n, group) in groups.iter().enumerate() {
-            let (bytes, name) = self.assemble(group)?;
-            let is_whole = group[0].kind == PieceKind::Segment;
-            let walked = walk(&bytes, is_whole, &name, cut, flushed)?;
+        let at: BTreeSet<u64> = points.iter().map(|point| point.seq).collect();
+        for (n, run) in runs.iter().enumerate() {
+            let (bytes, name) = self.assemble(&run.pieces)?;
+            let cut = Cut {
+                end: run.end,
+                ..cut
+            };
+            let walked = walk(&bytes, run.is_whole(), &name, cut, &at)?;
             let continues = known.is_none_or(|chain| chain == walked.header.prev_crc);
-            if !continues {
+            if !continues && !planted("archive.continues") {
                 let what = "it does not continue the segment before it".to_owned();
                 return Err(ArchiveError::Damaged { object: name, what }.into());
             }
-            // What is in the base's tables is not what the log says: of another fork.
-            if walked
-                .chain_at
-                .is_some_and(|it| it != chain && flushed > 0 && chain != 0)
-                && !planted("archive.fork")
-            {
-                let gap = Gap {
-                    shard,
-                    from: flushed + 1,
-                    to: flushed,
-                    object: base.to_owned(),
-                };
-                return Err(ArchiveError::Gap(gap).into());
+            // A base of another fork: what is in its tables is not what the log says.
+            let (first_seq, end) = (walked.header.first_seq, walked.footer.last_seq);
+            let is_told = |it: &&Point| it.seq > 0 && first_seq <= it.seq + 1 && it.seq <= end;
+            for point in points.iter().filter(is_told) {
+                let is_it = walked.chains.get(&point.seq) == Some(&point.chain);
+                if !is_it && !planted("archive.base_chain") {
+                    let gap = Gap {
+                        shard,
+                        from: point.seq + 1,
+                        to: point.seq,
+                        object: point.object.clone(),
+                    };
+                    return Err(ArchiveError::Gap(gap).into());
+                }
             }
             known = Some(walked.footer.chain);
             if walked.footer.batch_count == 0 {
@@ -510,7 +547,7 @@ impl Restoring<'_> {
             last = walked.footer.last_seq;
             self.report.timestamp = self.report.timestamp.max(walked.timestamp);
             // Where the next one is cut before its first batch, this one is the last: it may be sealed.
-            let is_sealed = !walked.is_cut && (is_whole || n + 1 < groups.len());
+            let is_sealed = !walked.is_cut && (run.is_whole() || n + 1 < runs.len());
             if let Some((region, before)) = &mut to {
                 self.segment(&bytes, &walked, shard, is_sealed, (region, before))?;
             }

@@ -1,6 +1,7 @@
 //! A segment on its way out of an archive: checked batch by batch, cut where the target is, and written
 //! as one of a new history.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use strandline_replication::archive::{Error, Result};
@@ -16,6 +17,8 @@ pub(super) struct Cut {
     pub seq: u64,
     /// Newest version that stays.
     pub timestamp: Hlc,
+    /// The first record that is not the history's: where a later epoch began.
+    pub end: u64,
 }
 
 /// What a segment holds up to a cut.
@@ -23,12 +26,12 @@ pub(super) struct Walk {
     pub header: SegmentHeader,
     /// Of the bytes that stay; its digest is that of the bytes as they were.
     pub footer: Footer,
-    /// Whether batches of it stay out.
+    /// Whether batches of the history stay out.
     pub is_cut: bool,
     /// Version of the last batch that stays.
     pub timestamp: Hlc,
-    /// The chain value behind record `at`, where a batch ends there.
-    pub chain_at: Option<u32>,
+    /// The chain values behind those of the records `at` where a batch ends.
+    pub chains: BTreeMap<u64, u32>,
 }
 
 fn wrong(name: &str, at: usize, what: impl std::fmt::Display) -> Error {
@@ -42,7 +45,13 @@ fn wrong(name: &str, at: usize, what: impl std::fmt::Display) -> Error {
 ///
 /// # Errors
 /// [`Error::Damaged`], naming the object and the place.
-pub(super) fn walk(bytes: &[u8], is_sealed: bool, name: &str, cut: Cut, at: u64) -> Result<Walk> {
+pub(super) fn walk(
+    bytes: &[u8],
+    is_sealed: bool,
+    name: &str,
+    cut: Cut,
+    at: &BTreeSet<u64>,
+) -> Result<Walk> {
     let path = Path::new(name);
     let header = SegmentHeader::decode(bytes, path).map_err(|e| wrong(name, 0, e))?;
     let data_len = match is_sealed {
@@ -63,7 +72,10 @@ pub(super) fn walk(bytes: &[u8], is_sealed: bool, name: &str, cut: Cut, at: u64)
         index: Vec::new(),
     };
     let mut is_cut = false;
-    let mut chain_at = (at + 1 == header.first_seq).then_some(header.prev_crc);
+    let mut chains = BTreeMap::new();
+    if at.contains(&footer.last_seq) {
+        chains.insert(footer.last_seq, footer.chain);
+    }
     let mut from = SEGMENT_HEADER_LEN;
     while from < data_len {
         let batch = Batch::decode(&data[from..]).map_err(|damage| wrong(name, from, damage))?;
@@ -74,6 +86,16 @@ pub(super) fn walk(bytes: &[u8], is_sealed: bool, name: &str, cut: Cut, at: u64)
             && (it.prev_crc == footer.chain || planted("archive.chain"));
         if !continues {
             return Err(wrong(name, from, "a batch that does not continue the log"));
+        }
+        if it.last_seq() >= cut.end {
+            if it.first_seq < cut.end {
+                return Err(wrong(
+                    name,
+                    from,
+                    "a batch lies across the end of its epoch",
+                ));
+            }
+            break;
         }
         if it.last_seq() > cut.seq || it.timestamp > cut.timestamp {
             is_cut = true;
@@ -94,8 +116,8 @@ pub(super) fn walk(bytes: &[u8], is_sealed: bool, name: &str, cut: Cut, at: u64)
         footer.chain = batch.header_crc;
         from += it.batch_len();
         footer.data_len = from as u64;
-        if footer.last_seq == at {
-            chain_at = Some(footer.chain);
+        if at.contains(&footer.last_seq) {
+            chains.insert(footer.last_seq, footer.chain);
         }
     }
     Ok(Walk {
@@ -103,7 +125,7 @@ pub(super) fn walk(bytes: &[u8], is_sealed: bool, name: &str, cut: Cut, at: u64)
         header,
         footer,
         is_cut,
-        chain_at,
+        chains,
     })
 }
 
@@ -159,6 +181,7 @@ mod tests {
     const ALL: Cut = Cut {
         seq: u64::MAX,
         timestamp: Hlc::MAX,
+        end: u64::MAX,
     };
 
     fn header() -> SegmentHeader {
@@ -230,17 +253,18 @@ mod tests {
                 Cut {
                     seq: cut,
                     timestamp,
+                    end: u64::MAX,
                 },
-                6,
+                &BTreeSet::from([6]),
             )
             .unwrap();
             assert_eq!((walked.footer.last_seq, walked.is_cut), (last, last < 7));
-            assert_eq!(walked.chain_at.is_some(), last >= 6);
+            assert_eq!(walked.chains.contains_key(&6), last >= 6);
             if last < 5 {
                 continue;
             }
             let (out, digest) = rewritten(&bytes, &walked, [9; 16], Some([8; 32]), true);
-            let again = walk(&out, true, "s", ALL, 0).unwrap();
+            let again = walk(&out, true, "s", ALL, &BTreeSet::new()).unwrap();
             assert_eq!((again.footer.digest, again.footer.last_seq), (digest, last));
             assert_eq!(
                 (again.header.lineage, again.header.prev_digest),
@@ -252,7 +276,7 @@ mod tests {
     #[test]
     fn a_batch_that_does_not_continue_the_log_is_damage() {
         for n in 0..3 {
-            let error = walk(&segment(None, Some(n)), false, "s", ALL, 0)
+            let error = walk(&segment(None, Some(n)), false, "s", ALL, &BTreeSet::new())
                 .err()
                 .unwrap();
             assert!(error.to_string().contains("does not continue"), "{error}");
@@ -262,12 +286,14 @@ mod tests {
     #[test]
     fn a_last_batch_that_was_replaced_is_found_by_the_digest() {
         let good = segment(None, None);
-        let walked = walk(&good, false, "s", ALL, 0).unwrap();
+        let walked = walk(&good, false, "s", ALL, &BTreeSet::new()).unwrap();
         let (sealed, _) = rewritten(&good, &walked, [4; 16], None, true);
-        assert!(walk(&sealed, true, "s", ALL, 0).is_ok());
+        assert!(walk(&sealed, true, "s", ALL, &BTreeSet::new()).is_ok());
         let other = segment(Some(2), None);
         let mixed = [&other[..], &sealed[good.len()..]].concat();
-        let error = walk(&mixed, true, "s", ALL, 0).err().unwrap();
+        let error = walk(&mixed, true, "s", ALL, &BTreeSet::new())
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("digest"), "{error}");
     }
 }

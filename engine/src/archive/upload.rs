@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use strandline_replication::archive::{
     ArchiveStore, Base, BaseEnd, BaseFile, BaseName, Break, Error as ArchiveError, FileKind, Index,
-    OBJECT_LEN_MAX, Piece, PieceKind, Root, Tail, Term, create, read, retried,
+    OBJECT_LEN_MAX, Piece, PieceKind, Root, Run, Start, Tail, Term, create, read, retried,
 };
 use strandline_replication::{LeaderId, Lineage};
 use strandline_wal::batch::BatchHeader;
@@ -19,14 +19,14 @@ use strandline_wal::bug::planted;
 use strandline_wal::io::read_file;
 use strandline_wal::log::Segment;
 use strandline_wal::segment::{SEGMENT_HEADER_LEN, path_of};
-use strandline_wal::{Hlc, IoContext, ShardId};
+use strandline_wal::{Epoch, Hlc, IoContext, ShardId};
 
 use super::{ArchiveOptions, ArchiveStatus};
 use crate::checkpoint::{CheckpointReport, copy_dataset};
 use crate::dataset::{Dataset, DatasetInner};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::manifest::Manifest;
+use crate::manifest::{EpochEntry, Manifest};
 use crate::retention::Hold;
 use crate::store::watermarks::Mark;
 use crate::store::{Role, Store};
@@ -34,6 +34,9 @@ use crate::table::PointerSource;
 
 /// Longest part of a growing segment in one object, in bytes, unless one batch is longer.
 const TAIL_LEN_MAX: usize = 8 << 20;
+/// First and longest pause after a base that failed, in milliseconds.
+const BASE_PAUSE_MS: u64 = 1_000;
+const BASE_PAUSE_MS_MAX: u64 = 300_000;
 /// What it is called that keeps the log.
 const HOLDER: &str = "archive";
 
@@ -59,6 +62,9 @@ struct Session {
     needs_base: bool,
     len_since_base: u64,
     base_ms: u64,
+    /// After a failure, from when on a base is tried again, and how long that was.
+    base_from_ms: u64,
+    pause_ms: u64,
 }
 
 /// How far one log is archived.
@@ -124,6 +130,8 @@ impl Uploader {
         if store.role() != Role::Leader || store.check().is_err() {
             self.session = None;
             self.status.is_leading = false;
+            // Another one archives now.
+            store.retention().hold(HOLDER, "", None);
             return Ok(false);
         }
         let outcome = self.step_inner(&store);
@@ -168,7 +176,15 @@ impl Uploader {
         let is_due = session.needs_base
             || session.len_since_base >= self.options.checkpoint_len
             || session.len_since_base > 0 && is_old;
-        if is_due && upload.base(now_ms)? {
+        if is_due && session.base_from_ms <= now_ms {
+            let made = upload.base(now_ms);
+            if !matches!(made, Ok(true)) {
+                // It reads everything: what fails is not tried at every step.
+                upload.wait(now_ms);
+            }
+            if !made? {
+                return Ok(is_busy);
+            }
             is_busy = true;
             let root = upload.session.root.clone();
             let own = Some(store.epoch());
@@ -194,88 +210,78 @@ impl Session {
     /// Finds out how far the archive goes.
     fn resume(store: &Store, archive: &dyn ArchiveStore, now_ms: u64) -> Result<Session> {
         let root = Root::new(store.id(), Lineage(store.lineage()));
-        let index = Index::read(archive, &root)?;
+        let mut index = Index::read(archive, &root)?;
         let epoch = store.epoch();
         let leader = store.last_epoch_of(ShardId(0)).map(|entry| entry.leader);
         let leader = LeaderId(leader.unwrap_or_default());
-        let own = index.terms.get(&epoch);
+        let own = index.terms.get(&epoch).cloned();
         if let Some(last) = index.last().filter(|last| last.epoch > epoch) {
             return Err(Error::Fenced {
                 ours: epoch.0,
                 found: last.epoch.0,
             });
         }
-        if own.is_some_and(|own| own.leader != leader) && !planted("archive.taken") {
+        if own.as_ref().is_some_and(|own| own.leader != leader) && !planted("archive.taken") {
             let object = root.term(epoch);
             return Err(ArchiveError::Taken { object }.into());
         }
+        let is_begun = own.is_some();
+        let mut term = own.unwrap_or_else(|| begin(store, &index, leader));
+        // What there is, as this leadership sees it: a term that begins behind everything.
+        index.terms.insert(epoch, term.clone());
         let mut shards = Vec::new();
-        let mut from = Vec::new();
         let mut whole = BTreeMap::new();
-        for log in store.logs() {
+        for (log, start) in store.logs().iter().zip(&mut term.from) {
             let shard = log.id().shard;
-            let pieces = index.pieces(shard);
+            let runs = index.runs(shard);
             let (base, base_chain) = store.base_of(shard);
-            let is_here = |piece: &&Piece| {
+            let is_here = |run: &&Run| {
+                let piece = &run.pieces[0];
                 let segment = log
                     .segment(piece.first_seq)
                     .filter(|s| s.first_seq() > base);
                 let footer = segment.as_ref().and_then(|s| s.sealed()).map(|s| &s.footer);
                 let is_same =
                     footer.is_some_and(|f| (f.last_seq, f.chain) == (piece.last_seq, piece.chain));
-                is_same || (piece.last_seq, piece.chain) == (base, base_chain)
+                let is_before = (piece.last_seq, piece.chain) == (base, base_chain);
+                run.is_whole() && run.end > piece.last_seq && (is_same || is_before)
             };
-            let mut segments = pieces.iter().filter(|p| p.kind == PieceKind::Segment).rev();
-            let found = segments
-                .find(is_here)
-                .map(|piece| (piece.last_seq + 1, piece.chain));
-            let is_broken = found.is_none() && !pieces.is_empty() && base > 0;
-            let (start, chain) = found.unwrap_or((base + 1, base_chain));
-            let broken = index
-                .breaks
-                .iter()
-                .filter(|it| it.shard == shard && it.first_seq <= start);
+            let found = runs.iter().rev().find(is_here).map(|run| &run.pieces[0]);
+            let is_broken = found.is_none() && !runs.is_empty() && base > 0;
+            let goes_on = found.map(|piece| (piece.last_seq + 1, piece.chain));
+            let (seq, chain) = goes_on.unwrap_or((base + 1, base_chain));
+            let broken = index.breaks.iter().filter(|it| {
+                it.shard == shard && it.first_seq <= seq && index.is_on_path(it.epoch)
+            });
+            let broken = broken.map(|it| it.first_seq).max();
             let first = match is_broken || found.is_none() {
-                true => start,
-                false => broken
-                    .map(|it| it.first_seq)
-                    .max()
-                    .or(pieces.first().map(|p| p.first_seq))
-                    .unwrap_or(start),
+                true => seq,
+                false => broken.or(runs.first().map(Run::first_seq)).unwrap_or(seq),
             };
             shards.push(Shard {
                 is_broken,
-                ..Shard::at(start, first)
+                ..Shard::at(seq, first)
             });
-            from.push((start, chain));
-            for piece in pieces.into_iter().filter(|p| p.kind == PieceKind::Segment) {
+            if !is_begun {
+                (start.seq, start.chain) = (seq, chain);
+            }
+            let pieces = runs.into_iter().filter(|run| run.is_whole());
+            for piece in pieces.filter(|run| run.end > run.pieces[0].last_seq) {
+                let piece = piece.pieces[0].clone();
                 whole.insert((shard, piece.first_seq), piece);
             }
         }
-        let base = index
-            .bases
-            .iter()
-            .rfind(|base| index.is_on_path(base.epoch));
-        let needs_base = base.is_none() || shards.iter().any(|shard| shard.is_broken);
-        let base = base
-            .map(|name| read_base(archive, &root, name))
-            .transpose()?;
+        let base = newest_base(archive, &root, &index)?;
+        let needs_base = base.is_none() && !planted("archive.needs_base")
+            || shards.iter().any(|shard| shard.is_broken);
         let files = base.into_iter().flat_map(|base| base.files);
-        let previous = index.last().map(|last| last.epoch).unwrap_or_default();
-        let term = own.cloned().unwrap_or(Term {
-            epoch,
-            previous,
-            lineage: Lineage(store.lineage()),
-            leader,
-            from,
-        });
-        for (shard, (from, _)) in shards.iter_mut().zip(&term.from) {
+        for (shard, start) in shards.iter_mut().zip(&term.from) {
             // What it began with before holds.
-            (shard.whole, shard.next) = (shard.whole.max(*from), shard.next.max(*from));
+            (shard.whole, shard.next) = (shard.whole.max(start.seq), shard.next.max(start.seq));
         }
         Ok(Session {
             root,
-            is_begun: own.is_some(),
+            is_begun,
             term,
             shards,
             whole,
@@ -283,8 +289,50 @@ impl Session {
             needs_base,
             len_since_base: 0,
             base_ms: now_ms,
+            base_from_ms: 0,
+            pause_ms: 0,
         })
     }
+}
+
+/// A leadership's term: it goes on from the newest one whose leader's log this one has, in every shard.
+fn begin(store: &Store, index: &Index, leader: LeaderId) -> Term {
+    let epochs = store
+        .logs()
+        .iter()
+        .map(|log| store.epochs_of(log.id().shard));
+    let epochs: Vec<_> = epochs.collect();
+    let has = |epoch: &Epoch| {
+        let mut shards = epochs.iter();
+        shards.all(|entries| entries.iter().any(|entry| entry.epoch == *epoch))
+    };
+    let previous = index.terms.keys().rev().copied().find(has);
+    let previous = previous.unwrap_or_default();
+    let start = |entries: &Vec<EpochEntry>| {
+        let next = entries.iter().find(|entry| entry.epoch > previous);
+        Start {
+            seq: u64::MAX,
+            chain: 0,
+            end: next.map_or(u64::MAX, |entry| entry.first_seq),
+        }
+    };
+    Term {
+        epoch: store.epoch(),
+        previous,
+        lineage: Lineage(store.lineage()),
+        leader,
+        from: epochs.iter().map(start).collect(),
+    }
+}
+
+/// The newest base that a restore may take.
+fn newest_base(archive: &dyn ArchiveStore, root: &Root, index: &Index) -> Result<Option<Base>> {
+    for name in index.bases.iter().rev() {
+        if let Some(base) = usable_base(archive, root, index, name)? {
+            return Ok(Some(base));
+        }
+    }
+    Ok(None)
 }
 
 /// One step.
@@ -322,24 +370,11 @@ impl Upload<'_> {
             false => committed.seqs[n],
         };
         let log = Arc::clone(&self.store.logs()[n]);
-        let (base, _) = self.store.base_of(log.id().shard);
-        let shard = &mut self.session.shards[n];
-        if shard.whole <= base {
-            // The rest of a segment that is archived in parts was dropped with it.
-            let is_broken = shard.next <= base || shard.is_broken;
-            let next = shard.next.max(base + 1);
-            let first = if is_broken { base + 1 } else { shard.first };
-            *shard = Shard {
-                next,
-                is_broken,
-                segment: shard.segment,
-                offset: shard.offset,
-                ..Shard::at(base + 1, first)
-            };
-            self.session.needs_base |= is_broken;
-        }
         let mut is_busy = false;
         loop {
+            // The log may be dropped at any time, past its limit.
+            let (base, _) = self.store.base_of(log.id().shard);
+            self.skip(n, base);
             let shard = &self.session.shards[n];
             let (whole, next) = (shard.whole, shard.next);
             let segment = log.segment(whole).filter(|segment| {
@@ -372,16 +407,39 @@ impl Upload<'_> {
                 }
             } else if next <= committed {
                 let segment = log.segment_of(next);
-                self.tail(
-                    n,
-                    &segment.expect("what is committed is in the log"),
-                    committed,
-                )?;
+                let segment = segment.filter(|segment| segment.first_seq() > base);
+                let Some(segment) = segment else {
+                    // It was dropped just now: the next step looks again.
+                    return Ok(is_busy);
+                };
+                if !self.tail(n, &segment, committed)? {
+                    return Ok(is_busy);
+                }
             } else {
                 return Ok(is_busy);
             }
             is_busy = true;
         }
+    }
+
+    /// Goes on behind what was dropped from the log, and tells of a gap where that was not archived.
+    fn skip(&mut self, n: usize, base: u64) {
+        let shard = &mut self.session.shards[n];
+        if shard.whole > base {
+            return;
+        }
+        // The rest of a segment that is archived in parts was dropped with it.
+        let is_broken = shard.next <= base || shard.is_broken;
+        let next = shard.next.max(base + 1);
+        let first = if is_broken { base + 1 } else { shard.first };
+        *shard = Shard {
+            next,
+            is_broken,
+            segment: shard.segment,
+            offset: shard.offset,
+            ..Shard::at(base + 1, first)
+        };
+        self.session.needs_base |= is_broken;
     }
 
     fn piece(
@@ -423,8 +481,8 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// Uploads the next part of a segment.
-    fn tail(&mut self, n: usize, segment: &Segment, committed: u64) -> Result<()> {
+    /// Uploads the next part of a segment; `false` where nothing of it is there.
+    fn tail(&mut self, n: usize, segment: &Segment, committed: u64) -> Result<bool> {
         let shard = &mut self.session.shards[n];
         if shard.segment != segment.first_seq() {
             (shard.segment, shard.offset) = (segment.first_seq(), SEGMENT_HEADER_LEN as u64);
@@ -446,10 +504,12 @@ impl Upload<'_> {
             last = Some((header.last_seq(), crc));
             end += header.batch_len();
         }
-        let (last_seq, chain) = last.expect("a batch is committed");
+        let (Some((last_seq, chain)), Some(prev)) = (last, prev) else {
+            return Ok(false);
+        };
         let kind = PieceKind::Tail(segment.first_seq());
         let piece = Piece {
-            prev: prev.expect("a batch was read"),
+            prev,
             ..self.piece(segment, (first_seq, last_seq), chain, kind)
         };
         let bytes = Tail {
@@ -463,7 +523,7 @@ impl Upload<'_> {
         self.upload(n, &piece, &bytes)?;
         let shard = &mut self.session.shards[n];
         (shard.next, shard.offset) = (last_seq + 1, offset + end as u64);
-        Ok(())
+        Ok(true)
     }
 
     /// What is not archived stays on the disk.
@@ -512,6 +572,23 @@ impl Upload<'_> {
         if !shards.iter().enumerate().all(is_archived) {
             return Ok(false);
         }
+        let (epoch, timestamp) = (self.session.term.epoch, manifest.complete_timestamp);
+        let name = self.session.root.base(&BaseName { timestamp, epoch });
+        // What it names must be there: retention may have removed it since it was uploaded.
+        let listed = retried(|| self.archive.list(self.session.root.prefix()))?;
+        let stored: BTreeSet<String> = listed.into_iter().map(|it| it.name).collect();
+        if stored.contains(&name) {
+            // The same state: made of other tables, or at another time.
+            self.based(now_ms);
+            return Ok(true);
+        }
+        if !planted("archive.dangling") {
+            let session = &mut *self.session;
+            let (files, whole) = (&mut session.files, &mut session.whole);
+            files.retain(|_, object| stored.contains(object));
+            whole.retain(|_, piece| stored.contains(&session.root.piece(piece)));
+        }
+        let shards = &self.session.shards;
         let mut list: Vec<(FileKind, u64, PathBuf)> = Vec::new();
         for table in manifest.tables() {
             let number = table.identity.number;
@@ -549,7 +626,6 @@ impl Upload<'_> {
             chain: log.chain,
             complete_seq: log.complete_seq.max(log.position.seq),
         });
-        let (epoch, timestamp) = (self.session.term.epoch, manifest.complete_timestamp);
         let base = Base {
             epoch,
             timestamp,
@@ -558,16 +634,27 @@ impl Upload<'_> {
             ends: ends.collect(),
             files: listed,
         };
-        let name = self.session.root.base(&BaseName { timestamp, epoch });
         match self.create(&name, &base.encode()) {
-            // One of the same state is there: made of other tables, or at another time.
-            Ok(()) | Err(Error::Archive(ArchiveError::Taken { .. })) => {}
+            Ok(()) => self.status.base_count += 1,
+            // One of the same state came late.
+            Err(Error::Archive(ArchiveError::Taken { .. })) => {}
             Err(error) => return Err(error),
         }
-        self.status.base_count += 1;
-        (self.session.needs_base, self.session.len_since_base) = (false, 0);
-        self.session.base_ms = now_ms;
+        self.based(now_ms);
         Ok(true)
+    }
+
+    /// Waits longer each time before a base is tried again.
+    fn wait(&mut self, now_ms: u64) {
+        let session = &mut *self.session;
+        session.pause_ms = (session.pause_ms * 2).clamp(BASE_PAUSE_MS, BASE_PAUSE_MS_MAX);
+        session.base_from_ms = now_ms.saturating_add(session.pause_ms);
+    }
+
+    fn based(&mut self, now_ms: u64) {
+        let session = &mut *self.session;
+        (session.needs_base, session.len_since_base) = (false, 0);
+        (session.base_ms, session.pause_ms) = (now_ms, 0);
     }
 
     /// A file of a base, uploaded unless the archive has it.
@@ -600,20 +687,23 @@ impl Upload<'_> {
     }
 }
 
-/// The newest base that is not newer than a time, read.
-pub(super) fn read_base(
+/// A base, if a restore may take it: it lies on the history. Restores, checks, retention and whoever goes
+/// on with an archive ask this alone.
+pub(super) fn usable_base(
     archive: &dyn ArchiveStore,
     root: &Root,
+    index: &Index,
     name: &BaseName,
-) -> Result<Base, ArchiveError> {
+) -> Result<Option<Base>, ArchiveError> {
+    if !index.is_on_path(name.epoch) {
+        return Ok(None);
+    }
     let object = root.base(name);
     let base = Base::decode(&read(archive, &object)?, &object)?;
     let is_it = (base.epoch, base.timestamp) == (name.epoch, name.timestamp);
-    match is_it && base.timestamp < Hlc::MAX {
-        true => Ok(base),
-        false => Err(ArchiveError::Damaged {
-            object,
-            what: "it is of another place".to_owned(),
-        }),
+    if !is_it && !planted("archive.misplaced") || base.timestamp == Hlc::MAX {
+        let what = "it is of another place".to_owned();
+        return Err(ArchiveError::Damaged { object, what });
     }
+    Ok(index.is_usable(&base).then_some(base))
 }

@@ -1,8 +1,8 @@
 //! The bytes of the objects. A `.seg` is a segment's file and a `file` a table's, a manifest's or a
 //! segment's, verbatim; the others are here. Little-endian; texts carry their length before them.
 //!
-//! A term, followed by one row for each shard (first record 8 bytes, chain value before it 4, zeros 4)
-//! and a CRC-32 of all before:
+//! A term, followed by one row for each shard (first record 8 bytes, chain value before it 4, zeros 4, first
+//! record that `previous` no longer tells of 8) and a CRC-32 of all before:
 //!
 //! | Offset | Size | Field | Meaning |
 //! |-------:|-----:|-------|---------|
@@ -48,7 +48,7 @@ use strandline_wal::bug::planted;
 use strandline_wal::segment::SEGMENT_HEADER_LEN;
 use strandline_wal::{Epoch, Hlc, Position, ShardId};
 
-use super::{Error, Result, damaged};
+use super::{BaseName, Error, Result, damaged};
 use crate::bundle::FILE_COUNT_MAX;
 use crate::ids::{LeaderId, Lineage};
 
@@ -72,8 +72,20 @@ pub struct Term {
     pub lineage: Lineage,
     /// Which leadership.
     pub leader: LeaderId,
-    /// Per shard, the first record that it uploads, which starts a segment, and the chain value before.
-    pub from: Vec<(u64, u32)>,
+    /// Per shard, where it begins.
+    pub from: Vec<Start>,
+}
+
+/// Where a term begins in one log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Start {
+    /// The first record that it uploads, which starts a segment.
+    pub seq: u64,
+    /// The chain value before it.
+    pub chain: u32,
+    /// The first record of the log that the leader of the previous term did not write or take over: what
+    /// that term has from there on is another history.
+    pub end: u64,
 }
 
 /// A part of a growing segment.
@@ -151,10 +163,11 @@ impl Term {
         let mut out = head(TERM_MAGIC, self.from.len(), self.epoch, self.previous.0);
         out.extend_from_slice(&self.lineage.0);
         out.extend_from_slice(&self.leader.0);
-        for (seq, chain) in &self.from {
-            out.extend_from_slice(&seq.to_le_bytes());
-            out.extend_from_slice(&chain.to_le_bytes());
+        for start in &self.from {
+            out.extend_from_slice(&start.seq.to_le_bytes());
+            out.extend_from_slice(&start.chain.to_le_bytes());
             out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(&start.end.to_le_bytes());
         }
         sealed(out)
     }
@@ -169,8 +182,10 @@ impl Term {
         let (lineage, leader) = (Lineage(input.array()?), LeaderId(input.array()?));
         let mut from = Vec::new();
         for _ in 0..count {
-            from.push((input.u64()?, input.u32()?));
+            let (seq, chain) = (input.u64()?, input.u32()?);
             input.zeros::<4>()?;
+            let end = input.u64()?;
+            from.push(Start { seq, chain, end });
         }
         input.end()?;
         if previous >= epoch && !planted("archive.previous") {
@@ -235,6 +250,14 @@ impl Tail<'_> {
 }
 
 impl Base {
+    /// What its object is called.
+    pub fn name(&self) -> BaseName {
+        BaseName {
+            timestamp: self.timestamp,
+            epoch: self.epoch,
+        }
+    }
+
     /// The stored bytes.
     pub fn encode(&self) -> Vec<u8> {
         let count = u32::try_from(self.files.len()).expect("at most FILE_COUNT_MAX files");

@@ -32,7 +32,11 @@ fn term(epoch: u32, previous: u32, from: u64) -> Term {
         previous: Epoch(previous),
         lineage: Lineage([7; 16]),
         leader: LeaderId([epoch as u8; 16]),
-        from: vec![(from, from as u32 - 1)],
+        from: vec![Start {
+            seq: from,
+            chain: from as u32 - 1,
+            end: from,
+        }],
     }
 }
 
@@ -86,7 +90,7 @@ fn the_byte_tables_are_what_the_code_writes() {
         .collect();
     assert_eq!(ends, [HEAD_LEN, TAIL_LEN, HEAD_LEN]);
     let row = 16;
-    assert_eq!(term(2, 1, 5).encode().len(), HEAD_LEN + row + 4);
+    assert_eq!(term(2, 1, 5).encode().len(), HEAD_LEN + row + 8 + 4);
     let files = 3 * (1 + 7 + 8 + 8 + 32 + 2 + "x/y".len());
     assert_eq!(base().encode().len(), HEAD_LEN + row + 8 + files + 4);
 }
@@ -162,9 +166,16 @@ fn index(terms: &[Term], pieces: &[Piece]) -> Index {
     }
 }
 
-fn seqs(pieces: &[Piece]) -> Vec<(u32, u64, u64)> {
-    let seqs = |p: &Piece| (p.epoch.0, p.first_seq, p.last_seq);
-    pieces.iter().map(seqs).collect()
+fn seqs(runs: &[Run]) -> Vec<(u32, u64, u64)> {
+    let seqs = |run: &Run| (run.pieces[0].epoch.0, run.first_seq(), run.last_seq());
+    runs.iter().map(seqs).collect()
+}
+
+/// A term whose epoch begins in the log behind the segment that it uploads first.
+fn begins(epoch: u32, previous: u32, from: u64, end: u64) -> Term {
+    let mut term = term(epoch, previous, from);
+    term.from[0].end = end;
+    term
 }
 
 #[test]
@@ -186,9 +197,58 @@ fn what_a_deposed_leader_uploads_is_no_part_of_a_restore() {
         piece(3, (81, 90), Segment),
     ];
     let index = index(&terms, &pieces);
-    let expected = [(1, 1, 49), (4, 50, 80), (4, 81, 85), (4, 81, 90)];
-    assert_eq!(seqs(&index.pieces(ShardId(0))), expected);
+    let expected = [(1, 1, 49), (4, 50, 80), (4, 81, 90)];
+    assert_eq!(seqs(&index.runs(ShardId(0))), expected);
     assert!(index.is_on_path(Epoch(1)) && !index.is_on_path(Epoch(2)));
+}
+
+#[test]
+fn an_epoch_ends_where_its_successor_starts_inside_a_piece_too() {
+    use PieceKind::{Segment, Tail};
+    let terms = [term(1, 0, 1), begins(2, 1, 50, 70)];
+    let tails = [
+        piece(1, (1, 49), Segment),
+        piece(1, (50, 60), Tail(50)),
+        piece(1, (61, 90), Tail(50)),
+    ];
+    // Nothing vanishes at a takeover, before its leader has uploaded the segment again.
+    let seen = |more: &[Piece]| {
+        let all = [&tails[..], more].concat();
+        seqs(&index(&terms, &all).runs(ShardId(0)))
+    };
+    assert_eq!(seen(&[]), [(1, 1, 49), (1, 50, 69)]);
+    let deposed = piece(1, (50, 120), Segment);
+    assert_eq!(
+        seen(std::slice::from_ref(&deposed)),
+        [(1, 1, 49), (1, 50, 69)]
+    );
+    let part = piece(2, (50, 65), Tail(50));
+    assert_eq!(seen(&[part]), [(1, 1, 49), (1, 50, 69)]);
+    let part = piece(2, (50, 69), Tail(50));
+    assert_eq!(seen(&[part, deposed]), [(1, 1, 49), (2, 50, 69)]);
+    // One that cuts its segments elsewhere.
+    let terms = [term(1, 0, 1), begins(2, 1, 40, 70)];
+    let other = piece(2, (40, 100), Segment);
+    let all = [&tails[..], &[other]].concat();
+    let runs = index(&terms, &all).runs(ShardId(0));
+    assert_eq!(seqs(&runs), [(1, 1, 39), (2, 40, 100)]);
+}
+
+#[test]
+fn a_base_is_usable_where_its_maker_s_epoch_reaches() {
+    let terms = [term(1, 0, 1), term(2, 1, 40), begins(3, 1, 50, 70)];
+    let index = index(&terms, &[]);
+    let base = |epoch, last| {
+        let mut base = base();
+        (base.epoch, base.ends[0].complete_seq) = (Epoch(epoch), last);
+        base
+    };
+    assert!(index.is_usable(&base(1, 69)) && !index.is_usable(&base(1, 70)));
+    assert!(!index.is_usable(&base(2, 6)), "beside the path");
+    assert!(index.is_usable(&base(3, 1_000)));
+    let mut other = base(3, 9);
+    other.ends.push(BaseEnd::default());
+    assert!(!index.is_usable(&other), "of other shards");
 }
 
 #[test]
@@ -202,7 +262,7 @@ fn a_gap_is_named() {
     ];
     let span =
         |pieces: &[Piece], from| index(&[term(1, 0, 1)], pieces).span(&root(), ShardId(0), from);
-    let all = [(1, 1, 9), (1, 10, 19), (1, 20, 24), (1, 22, 29)];
+    let all = [(1, 1, 9), (1, 10, 19), (1, 20, 29)];
     assert_eq!(seqs(&span(&pieces, 1).0), all);
     assert_eq!(seqs(&span(&pieces, 22).0), all[2..]);
     assert_eq!(span(&pieces, 10).1, None);
@@ -211,6 +271,9 @@ fn a_gap_is_named() {
     assert_eq!(seqs(&before), all[..1]);
     assert_eq!((gap.from, gap.to), (10, 19));
     assert!(gap.object.ends_with(".tail"), "{gap}");
+    let apart = [&pieces[..3], &[piece(1, (27, 29), Tail(20))]].concat();
+    let gap = span(&apart, 1).1.unwrap();
+    assert_eq!((gap.from, gap.to), (25, 26));
     let mut forked = pieces.clone();
     forked[1].prev = 77;
     let gap = span(&forked, 1).1.unwrap().to_string();
