@@ -15,7 +15,7 @@ use strandline::replica::{Campaign, Node, Promote};
 use strandline::{
     Background, Database, Dataset, DatasetId, Durability, Error, Options, Result, ShardRouter,
 };
-use strandline_replication::archive::{Base, Root, Start, Term};
+use strandline_replication::archive::{Base, Listed, Put, Root, Start, Term};
 use strandline_replication::transport::local::LocalNetwork;
 use strandline_replication::{LeaderId, Lineage, Notifier, Now};
 use strandline_wal::Epoch;
@@ -240,127 +240,509 @@ fn promote(cluster: &mut Cluster, machine: &mut Machine) {
     );
 }
 
-/// Continuous load, two failovers, a store that fails: 20 random positions and 5 times.
+/// Continuous load, two failovers, a store that fails, deposed leaders that go on uploading logs and bases:
+/// 20 random positions and 5 times.
 #[test]
 fn any_point_is_restored_as_it_was() {
-    for (seed, shards) in [(1, 1), (2, 3), (3, 1), (4, 2)] {
-        let faults = Faults {
-            unavailable: 40,
-            lost_answer: 40,
-            late: 20,
-        };
-        let archive = MemoryArchive::new(seed, faults);
-        let store: Arc<dyn ArchiveStore> = Arc::new(archive.clone());
-        let mut dice = Dice(seed);
-        let mut model = Model::default();
-        let mut cluster = Cluster {
-            network: LocalNetwork::new(seed),
-            ms: START_MS,
-            shards,
-        };
-        let mut leader = cluster.machine("n0", SimEnv::new(seed));
-        leader.node.lead(cluster.now(), &primary(&leader)).unwrap();
-        for failover in 0..3 {
-            let name = format!("n{}", failover + 1);
-            let mut follower = cluster.machine(&name, SimEnv::new(seed + 10 + failover));
-            let dataset = follower.db.follower("").unwrap();
-            let peers = [leader.name.clone()];
-            follower
-                .node
-                .follow(cluster.now(), &dataset, &peers)
-                .unwrap();
-            let mut uploader = Uploader::new(&primary(&leader), Arc::clone(&store), often());
-            for n in 0..700 {
-                cluster.ms += 1 + dice.roll(3);
-                for machine in [&leader, &follower] {
-                    machine.env.clock.jump_to_ms(cluster.ms);
+    let count = std::env::var("STRANDLINE_ARCHIVE_SEEDS").ok();
+    let count = count.and_then(|count| count.parse().ok()).unwrap_or(12);
+    for seed in 1..=count {
+        any_point_of(seed, 1 + (seed % 3) as u16);
+    }
+}
+
+fn any_point_of(seed: u64, shards: u16) {
+    let faults = Faults {
+        unavailable: 40,
+        lost_answer: 40,
+        late: 20,
+    };
+    let archive = MemoryArchive::new(seed, faults);
+    let store: Arc<dyn ArchiveStore> = Arc::new(archive.clone());
+    let mut dice = Dice(seed);
+    let mut model = Model::default();
+    let mut cluster = Cluster {
+        network: LocalNetwork::new(seed),
+        ms: START_MS,
+        shards,
+    };
+    let mut leader = cluster.machine("n0", SimEnv::new(seed));
+    leader.node.lead(cluster.now(), &primary(&leader)).unwrap();
+    for failover in 0..3 {
+        let name = format!("n{}", failover + 1);
+        let mut follower = cluster.machine(&name, SimEnv::new(seed + 10 + failover));
+        let dataset = follower.db.follower("").unwrap();
+        let peers = [leader.name.clone()];
+        follower
+            .node
+            .follow(cluster.now(), &dataset, &peers)
+            .unwrap();
+        let mut uploader = Uploader::new(&primary(&leader), Arc::clone(&store), often());
+        // Towards the end the follower hears nothing, and the archive goes on for a while.
+        let (heard, flushed) = (600 + dice.roll(99), 650 + dice.roll(49));
+        for n in 0..700 {
+            cluster.ms += 1 + dice.roll(3);
+            for machine in [&leader, &follower] {
+                machine.env.clock.jump_to_ms(cluster.ms);
+            }
+            write(&leader.db, &mut dice, &mut model, cluster.ms);
+            if n < heard && n % 7 == 0 {
+                cluster.run(&mut [&mut leader, &mut follower], 3);
+            }
+            if n % 20 == 0 {
+                leader.db.run_background(10).unwrap();
+                follower.db.run_background(10).unwrap();
+            }
+            if n == flushed {
+                primary(&leader).flush().unwrap();
+            }
+            if n % 11 == 0 || n == flushed + 1 {
+                // A store that does not answer is asked again.
+                let _ = uploader.step();
+            }
+        }
+        if failover == 2 {
+            settle(&mut uploader);
+            break;
+        }
+        // The deposed leader goes on for a while, before its successor has begun and after.
+        cluster.network.detach(&leader.name);
+        promote(&mut cluster, &mut follower);
+        let end: Vec<u64> = seqs(&primary(&follower))
+            .iter()
+            .map(|seq| seq - 1)
+            .collect();
+        let mut next = Uploader::new(&primary(&follower), Arc::clone(&store), often());
+        for turn in 0..4 + dice.roll(8) {
+            let map = leader.db.keyspace("map").unwrap();
+            let len = 1_000 + dice.roll(90_000) as usize;
+            map.put("lost", vec![turn as u8; len]).unwrap();
+            match dice.roll(4) {
+                0 => primary(&leader).flush().unwrap(),
+                1 => {
+                    let _ = next.step();
                 }
-                write(&leader.db, &mut dice, &mut model, cluster.ms);
-                // Towards the end the follower hears nothing, and the archive goes on for a while.
-                if n < 660 && n % 7 == 0 {
-                    cluster.run(&mut [&mut leader, &mut follower], 3);
-                }
-                if n % 20 == 0 {
-                    leader.db.run_background(10).unwrap();
-                    follower.db.run_background(10).unwrap();
-                }
-                if n == 691 {
-                    primary(&leader).flush().unwrap();
-                }
-                if n % 11 == 0 || n == 692 {
-                    // A store that does not answer is asked again.
+                _ => {
                     let _ = uploader.step();
                 }
             }
-            if failover == 2 {
-                settle(&mut uploader);
-                break;
-            }
-            // The deposed leader goes on for a while, before its successor has begun and after.
-            cluster.network.detach(&leader.name);
-            promote(&mut cluster, &mut follower);
-            let end: Vec<u64> = seqs(&primary(&follower))
-                .iter()
-                .map(|seq| seq - 1)
-                .collect();
-            let mut next = Uploader::new(&primary(&follower), Arc::clone(&store), often());
-            let _ = next.step();
-            leader
-                .db
-                .keyspace("map")
-                .unwrap()
-                .put("lost", vec![1; 90_000])
-                .unwrap();
-            let _ = uploader.step();
-            settle(&mut next);
-            let _ = uploader.step();
-            drop((uploader, next));
-            model.cut(&end);
-            leader = follower;
         }
-        archive.set_faults(Faults::default());
-        let report = check(&leader.env.env(), &archive, &id(), None).unwrap();
-        assert!(
-            report.base_count > 2 && report.break_count == 0,
-            "{report:?}"
-        );
-        let first = restored(&archive, shards, &Target::Position(vec![0; shards.into()]));
-        let oldest = match first {
-            // A base came first that has some records in tables.
-            Err(error) => {
-                let text = error.to_string();
-                assert!(text.contains("the oldest point"), "{text}");
-                100
-            }
-            Ok(_) => 1,
+        settle(&mut next);
+        primary(&leader).flush().unwrap();
+        for _ in 0..3 {
+            let _ = uploader.step();
+        }
+        drop((uploader, next));
+        model.cut(&end);
+        leader = follower;
+    }
+    archive.set_faults(Faults::default());
+    let report = check(&leader.env.env(), &archive, &id(), None)
+        .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    assert!(
+        report.base_count > 2 && report.break_count == 0,
+        "seed {seed}: {report:?}"
+    );
+    let first = restored(&archive, shards, &Target::Position(vec![0; shards.into()]));
+    let oldest = match first {
+        // A base came first that has some records in tables.
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.contains("the oldest point"), "seed {seed}: {text}");
+            100
+        }
+        Ok(_) => 1,
+    };
+    for n in 0..25 {
+        let count = oldest + dice.roll((model.ops.len() - oldest) as u64 + 1) as usize;
+        let last = &model.ops[count - 1];
+        let target = match n < 20 {
+            true => Target::Position(last.seqs.clone()),
+            false => Target::Time(last.ms),
         };
-        for n in 0..25 {
-            let count = oldest + dice.roll((model.ops.len() - oldest) as u64 + 1) as usize;
-            let last = &model.ops[count - 1];
-            let target = match n < 20 {
-                true => Target::Position(last.seqs.clone()),
-                false => Target::Time(last.ms),
-            };
-            let (found, report) = restored(&archive, shards, &target)
-                .unwrap_or_else(|error| panic!("seed {seed}, {target:?}: {error}"));
-            assert!(
-                found == model.at(count),
-                "seed {seed}, {target:?}, {report:?}"
-            );
-        }
-        let (found, report) = restored(&archive, shards, &Target::Latest).unwrap();
+        let (found, report) = restored(&archive, shards, &target)
+            .unwrap_or_else(|error| panic!("seed {seed}, {target:?}: {error}"));
+        assert!(
+            found == model.at(count),
+            "seed {seed}, {target:?}, {report:?}"
+        );
+    }
+    for target in [Target::Latest, Target::Time(u64::MAX)] {
+        let (found, report) = restored(&archive, shards, &target).unwrap();
         assert!(
             found == model.at(model.ops.len()),
             "seed {seed}: {report:?}"
         );
         assert_eq!(report.seqs, seqs(&primary(&leader)));
-        let beyond = report.seqs.iter().map(|seq| seq + 1).collect();
-        let error = restored(&archive, shards, &Target::Position(beyond)).unwrap_err();
-        assert!(
-            error.to_string().contains("the archive ends at record"),
-            "{error}"
-        );
     }
+    let mut beyond = seqs(&primary(&leader));
+    beyond.iter_mut().for_each(|seq| *seq += 1);
+    let error = restored(&archive, shards, &Target::Position(beyond)).unwrap_err();
+    assert!(
+        error.to_string().contains("the archive ends at record"),
+        "{error}"
+    );
+    // A record lost where nothing else has it is found.
+    let names = archive.objects().into_keys();
+    let segments: Vec<String> = names.filter(|name| name.ends_with(".seg")).collect();
+    let (mut gaps, mut n) = (0, dice.roll(segments.len() as u64) as usize);
+    for _ in 0..segments.len() {
+        n = (n + 1) % segments.len();
+        let bytes = archive.objects()[&segments[n]].clone();
+        archive.lose(&segments[n]);
+        match check(&leader.env.env(), &archive, &id(), None) {
+            Err(Error::Archive(ArchiveError::Gap(_) | ArchiveError::Missing { .. })) => gaps += 1,
+            Err(error) => panic!("seed {seed}, {}: {error}", segments[n]),
+            // Of a deposed leader, of before the oldest base, or of two leaders.
+            Ok(_) => {}
+        }
+        archive.put(&segments[n], &bytes).unwrap();
+        if gaps == 2 {
+            break;
+        }
+    }
+    assert!(gaps > 0, "seed {seed}");
+}
+
+/// Two machines and an archive; the second one stops to hear the first.
+struct Pair {
+    cluster: Cluster,
+    leader: Machine,
+    follower: Machine,
+    archive: MemoryArchive,
+    model: Model,
+    dice: Dice,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let mut cluster = Cluster {
+            network: LocalNetwork::new(1),
+            ms: START_MS,
+            shards: 1,
+        };
+        let mut leader = cluster.machine("n0", SimEnv::new(1));
+        leader.node.lead(cluster.now(), &primary(&leader)).unwrap();
+        let mut follower = cluster.machine("n1", SimEnv::new(2));
+        let dataset = follower.db.follower("").unwrap();
+        let peers = [leader.name.clone()];
+        follower
+            .node
+            .follow(cluster.now(), &dataset, &peers)
+            .unwrap();
+        cluster.run(&mut [&mut leader, &mut follower], 50);
+        Pair {
+            cluster,
+            leader,
+            follower,
+            archive: MemoryArchive::default(),
+            model: Model::default(),
+            dice: Dice(5),
+        }
+    }
+
+    fn uploader(&self, machine: &Machine) -> Uploader {
+        let store = Arc::new(self.archive.clone());
+        Uploader::new(&primary(machine), store, ArchiveOptions::default())
+    }
+
+    /// Writes to the leader; its follower hears it, or not.
+    fn write(&mut self, count: u64, is_heard: bool) {
+        for _ in 0..count {
+            self.cluster.ms += 1;
+            for machine in [&self.leader, &self.follower] {
+                machine.env.clock.jump_to_ms(self.cluster.ms);
+            }
+            let ms = self.cluster.ms;
+            write(&self.leader.db, &mut self.dice, &mut self.model, ms);
+        }
+        if is_heard {
+            let machines = &mut [&mut self.leader, &mut self.follower];
+            self.cluster.run(machines, 50);
+        }
+    }
+
+    fn fail_over(&mut self) {
+        self.cluster.network.detach(&self.leader.name);
+        promote(&mut self.cluster, &mut self.follower);
+        let end: Vec<u64> = seqs(&primary(&self.follower));
+        self.model
+            .cut(&end.iter().map(|seq| seq - 1).collect::<Vec<_>>());
+    }
+
+    fn is_restored(&self) {
+        let (found, report) = restored(&self.archive, 1, &Target::Latest).unwrap();
+        assert!(found == self.model.at(self.model.ops.len()), "{report:?}");
+    }
+}
+
+#[test]
+fn a_base_that_a_failover_cut_off_is_made_good() {
+    for has_other in [false, true] {
+        let mut pair = Pair::new();
+        let mut old = pair.uploader(&pair.leader);
+        if has_other {
+            pair.write(50, true);
+            settle(&mut old);
+        }
+        drop(old);
+        pair.write(100, true);
+        pair.write(30, false);
+        primary(&pair.leader).flush().unwrap();
+        // Another of the same leadership; where it is the first, its base is the only one.
+        let mut old = Uploader::new(
+            &primary(&pair.leader),
+            Arc::new(pair.archive.clone()),
+            ArchiveOptions {
+                checkpoint_len: 1,
+                ..ArchiveOptions::default()
+            },
+        );
+        settle(&mut old);
+        pair.fail_over();
+        let mut next = pair.uploader(&pair.follower);
+        settle(&mut next);
+        pair.is_restored();
+        let env = pair.follower.env.env();
+        let report = check(&env, &pair.archive, &id(), None).unwrap();
+        assert_eq!(report.base_count, 1, "{report:?}");
+        // Retention does not rely on it either.
+        let options = ArchiveOptions {
+            pitr_window_ms: 1,
+            retention_ms: 1,
+            ..ArchiveOptions::default()
+        };
+        pair.follower.env.clock.advance_ms(10_000);
+        prune(&env, &pair.archive, &id(), None, &options).unwrap();
+        pair.is_restored();
+        check(&env, &pair.archive, &id(), None).unwrap();
+    }
+}
+
+#[test]
+fn a_takeover_hides_nothing_that_is_archived() {
+    let mut pair = Pair::new();
+    pair.write(60, true);
+    let mut old = pair.uploader(&pair.leader);
+    settle(&mut old);
+    pair.fail_over();
+    let archived = pair.archive.request_count();
+    // The list, the terms that are read, the new one; and then the store is gone.
+    let mut next = pair.uploader(&pair.follower);
+    for n in 1..12 {
+        pair.archive.dies_at(Some(archived + n));
+        let _ = next.step();
+        pair.archive.dies_at(None);
+        pair.is_restored();
+        pair.archive.dies_at(Some(0));
+    }
+    pair.archive.dies_at(None);
+    settle(&mut next);
+    pair.is_restored();
+}
+
+#[test]
+fn a_base_beside_the_log_is_refused() {
+    let store = MemoryArchive::default();
+    let (env, db, model, mut uploader) = archived(&store, 1, 600);
+    settle(&mut uploader);
+    let objects = store.objects();
+    let bases: Vec<&String> = objects.keys().filter(|n| n.contains("/base/")).collect();
+    let newest = bases.last().unwrap();
+    let mut base = Base::decode(&objects[*newest], newest).unwrap();
+    assert!(bases.len() > 1 && base.ends[0].position.seq > 0);
+    base.ends[0].chain ^= 1;
+    store.lose(newest);
+    store.put(newest, &base.encode()).unwrap();
+    let error = check(&env.env(), &store, &id(), None).unwrap_err();
+    let is_it = |error: &Error| matches!(error, Error::Archive(ArchiveError::Gap(gap)) if gap.object == **newest);
+    assert!(is_it(&error), "{error}");
+    let (found, report) = restored(&store, 1, &Target::Latest).unwrap();
+    assert!(found == model.at(model.ops.len()) && report.base < base.timestamp);
+    // One under another's name.
+    store.lose(newest);
+    store.put(newest, &objects[bases[0]]).unwrap();
+    let error = check(&env.env(), &store, &id(), None).unwrap_err();
+    assert!(error.to_string().contains("another place"), "{error}");
+    drop(db);
+}
+
+#[test]
+fn a_segment_of_another_log_is_found() {
+    let made = |seed: u64| {
+        let env = SimEnv::new(seed);
+        env.clock.jump_to_ms(START_MS);
+        let db = options(1).open_with("/db", env.env()).unwrap();
+        let store = MemoryArchive::default();
+        let shared = Arc::new(store.clone());
+        let options = ArchiveOptions::default();
+        let mut uploader = Uploader::new(&db.dataset("").unwrap(), shared, options);
+        settle(&mut uploader);
+        for n in 0..600u64 {
+            let map = db.keyspace("map").unwrap();
+            map.put(n.to_be_bytes(), vec![seed as u8; 500]).unwrap();
+        }
+        settle(&mut uploader);
+        let names = store.objects().into_keys();
+        let segments: Vec<String> = names.filter(|name| name.ends_with(".seg")).collect();
+        (env, store, segments)
+    };
+    let ((env, store, ours), (_, other, theirs)) = (made(1), made(2));
+    assert!(ours.len() > 2, "{ours:?}");
+    store.lose(&ours[1]);
+    store.put(&ours[1], &other.objects()[&theirs[1]]).unwrap();
+    let error = check(&env.env(), &store, &id(), None).unwrap_err();
+    assert!(error.to_string().contains("does not continue"), "{error}");
+}
+
+/// A store that does something before a put.
+struct Hooked {
+    store: MemoryArchive,
+    hook: Box<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl ArchiveStore for Hooked {
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<Put, ArchiveError> {
+        match (self.hook)(name) {
+            true => self.store.put(name, bytes),
+            false => Err(ArchiveError::Store {
+                object: name.to_owned(),
+                what: "503".to_owned(),
+            }),
+        }
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, ArchiveError> {
+        self.store.get(name)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>, ArchiveError> {
+        self.store.list(prefix)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), ArchiveError> {
+        self.store.delete(name)
+    }
+
+    fn request_count(&self) -> u64 {
+        self.store.request_count()
+    }
+}
+
+#[test]
+fn a_log_that_is_dropped_under_the_uploader_is_a_break_and_a_new_base() {
+    let env = SimEnv::new(7);
+    env.clock.jump_to_ms(START_MS);
+    let db = Arc::new(options(1).open_with("/db", env.env()).unwrap());
+    let store = MemoryArchive::default();
+    let put = |db: &Database, count: u64| {
+        let map = db.keyspace("map").unwrap();
+        for n in 0..count {
+            map.put((n % 300).to_be_bytes(), vec![n as u8; 500])
+                .unwrap();
+        }
+    };
+    let (its, is_done) = (Arc::clone(&db), std::sync::atomic::AtomicBool::new(false));
+    let hook = move |name: &str| {
+        let order = std::sync::atomic::Ordering::Relaxed;
+        if name.contains("/log/") && !is_done.swap(true, order) {
+            put(&its, 900);
+            its.dataset("").unwrap().flush().unwrap();
+            its.run_background(100).unwrap();
+        }
+        true
+    };
+    let hooked = Hooked {
+        store: store.clone(),
+        hook: Box::new(hook),
+    };
+    let limited = ArchiveOptions {
+        log_len_max: 1,
+        ..often()
+    };
+    put(&db, 900);
+    let mut uploader = Uploader::new(&db.dataset("").unwrap(), Arc::new(hooked), limited);
+    settle(&mut uploader);
+    assert_eq!(uploader.status().break_count, 1);
+    let map = db.keyspace("map").unwrap();
+    let (found, _) = restored(&store, 1, &Target::Latest).unwrap();
+    assert_eq!(found.len(), map.iter().count());
+    check(&env.env(), &store, &id(), None).unwrap();
+}
+
+#[test]
+fn a_base_names_only_what_is_there() {
+    let store = MemoryArchive::default();
+    let (env, db, _, mut uploader) = archived(&store, 1, 300);
+    db.dataset("").unwrap().flush().unwrap();
+    settle(&mut uploader);
+    let newest = || {
+        let objects = store.objects();
+        let (name, bytes) = objects.iter().rfind(|(n, _)| n.contains("/base/")).unwrap();
+        Base::decode(bytes, name).unwrap()
+    };
+    let before = newest();
+    // As retention does once no base that is kept names them.
+    for file in &before.files {
+        store.lose(&file.object);
+    }
+    store.lose(&Root::new(&id(), before.lineage).base(&before.name()));
+    let map = db.keyspace("map").unwrap();
+    for n in 0..200u64 {
+        map.put(n.to_be_bytes(), vec![1; 500]).unwrap();
+    }
+    settle(&mut uploader);
+    let (objects, base) = (store.objects(), newest());
+    assert!(base.timestamp > before.timestamp);
+    let shared = base.files.iter().filter(|it| before.files.contains(it));
+    assert!(shared.count() > 0);
+    for file in &base.files {
+        assert!(objects.contains_key(&file.object), "{file:?}");
+    }
+    drop(env);
+}
+
+#[test]
+fn a_base_that_fails_is_tried_less_and_less() {
+    let env = SimEnv::new(7);
+    env.clock.jump_to_ms(START_MS);
+    let db = options(1).open_with("/db", env.env()).unwrap();
+    let store = MemoryArchive::default();
+    let hooked = Hooked {
+        store: store.clone(),
+        hook: Box::new(|name| !name.contains("/file/")),
+    };
+    let mut uploader = Uploader::new(&db.dataset("").unwrap(), Arc::new(hooked), often());
+    let (mut failed, mut dice, mut model) = (0, Dice(1), Model::default());
+    for n in 0..600 {
+        env.clock.advance_ms(1_000);
+        write(&db, &mut dice, &mut model, START_MS + n * 1_000);
+        failed += u64::from(uploader.step().is_err());
+        assert_eq!(uploader.status().seqs, seqs(&db.dataset("").unwrap()));
+    }
+    assert!((4..12).contains(&failed), "{failed}");
+}
+
+#[test]
+fn what_a_restore_is_told_is_looked_at() {
+    let store = MemoryArchive::default();
+    let (_, _db, model, mut uploader) = archived(&store, 2, 100);
+    settle(&mut uploader);
+    let some = Target::Position(vec![model.ops[50].seqs[0]]);
+    let error = restored(&store, 2, &some).unwrap_err().to_string();
+    assert!(error.contains("2 records, one of each shard"), "{error}");
+    let env = SimEnv::new(1);
+    let into = |dir: &str| {
+        let target = Target::Latest;
+        restore(&env.env(), &store, &id(), None, &target, Path::new(dir))
+    };
+    let error = into("/").unwrap_err();
+    assert!(matches!(error, Error::Argument { .. }), "{error}");
+    into("/out/").unwrap();
+    let files = env.disk.files();
+    assert!(files.keys().all(|path| path.starts_with("/out")));
+    let is_staged = |path: &Path| path.to_string_lossy().contains("restoring");
+    assert!(!files.keys().any(|path| is_staged(path)));
 }
 
 /// A node by itself, some of it flushed, archived as it goes.
