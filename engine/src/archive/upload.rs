@@ -180,7 +180,7 @@ impl Uploader {
             let made = upload.base(now_ms);
             if !matches!(made, Ok(true)) {
                 // It reads everything: what fails is not tried at every step.
-                upload.wait(now_ms);
+                upload.wait(now_ms, made.is_err());
             }
             if !made? {
                 return Ok(is_busy);
@@ -644,10 +644,11 @@ impl Upload<'_> {
         Ok(true)
     }
 
-    /// Waits longer each time before a base is tried again.
-    fn wait(&mut self, now_ms: u64) {
+    /// Waits before a base is tried again, after failures longer each time.
+    fn wait(&mut self, now_ms: u64, is_failure: bool) {
         let session = &mut *self.session;
-        session.pause_ms = (session.pause_ms * 2).clamp(BASE_PAUSE_MS, BASE_PAUSE_MS_MAX);
+        let longer = session.pause_ms * if is_failure { 2 } else { 1 };
+        session.pause_ms = longer.clamp(BASE_PAUSE_MS, BASE_PAUSE_MS_MAX);
         session.base_from_ms = now_ms.saturating_add(session.pause_ms);
     }
 
