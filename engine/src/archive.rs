@@ -6,6 +6,7 @@
 //! lineage of its own ([`restore`]). What no point needs any more is removed ([`prune`]). Names and bytes are
 //! those of [`strandline_replication::archive`].
 
+pub(crate) mod floor;
 mod prune;
 mod restore;
 mod segment;
@@ -112,7 +113,8 @@ const PAUSE_MAX: u32 = 64;
 
 impl Dataset {
     /// Archives the dataset while this node leads it, from where the archive ends. What is not archived
-    /// stays in the log, up to [`ArchiveOptions::log_len_max`].
+    /// stays in the log, up to [`ArchiveOptions::log_len_max`], also when the database is opened again: until
+    /// [`Dataset::forget_archive`].
     ///
     /// # Errors
     /// Where no thread can be started. A store that does not answer is none: it is asked again, and
@@ -152,6 +154,17 @@ impl Dataset {
             shared,
             thread: Some(thread),
         })
+    }
+}
+
+impl Dataset {
+    /// Keeps no log for an archive any more. To be called when nobody archives the dataset.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn forget_archive(&self) -> Result<()> {
+        let store = self.inner().store();
+        upload::let_go(&store)
     }
 }
 

@@ -84,6 +84,9 @@ pub(crate) struct Hold {
     pub len_max: u64,
 }
 
+/// The kind of holder that an archive is: a leader's alone.
+pub(crate) const ARCHIVE: &str = "archive";
+
 /// The holders of one open dataset.
 pub(crate) struct Retention(Mutex<State>);
 
@@ -164,9 +167,16 @@ impl Retention {
             }
             Err(error) => return Err(error.into()),
         };
+        let mut others = Others::new();
+        if let Some(hold) = crate::archive::floor::load(&env, store.dir(), shard_count)?
+            && is_writer
+            && !planted("archive.reopen")
+        {
+            others.insert((ARCHIVE, String::new()), hold);
+        }
         let mut state = State {
             table,
-            others: Others::new(),
+            others,
             stored_ms: now.mono_ms,
             stored: Vec::new(),
             env,
@@ -274,6 +284,11 @@ impl Retention {
         };
     }
 
+    /// Whether something else keeps the log in that name.
+    pub fn is_held(&self, what: &'static str) -> bool {
+        self.lock().others.keys().any(|(it, _)| *it == what)
+    }
+
     /// The slots, as they stand.
     pub fn slots(&self, store: &Store) -> Vec<SlotStatus> {
         let mut state = self.lock();
@@ -375,7 +390,9 @@ impl State {
             });
             kept.collect()
         };
+        let is_leader = store.role() == Role::Leader;
         let others = self.others.iter();
+        let others = others.filter(|((what, _), _)| is_leader || *what != ARCHIVE);
         others.map(|(it, hold)| (it.clone(), kept(hold))).collect()
     }
 

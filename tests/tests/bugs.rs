@@ -122,16 +122,6 @@ const EXEMPT: &[(&str, &str, &str)] = &[
         MATCH,
     ),
     ("engine/src/archive/restore.rs", "last + 1 ==", MATCH),
-    (
-        "engine/src/archive/restore.rs",
-        "let continues = known.is_none_or",
-        MISPLACED,
-    ),
-    (
-        "engine/src/archive/upload.rs",
-        "(base.epoch, base.timestamp) ==",
-        MISPLACED,
-    ),
     ("engine/src/archive/upload.rs", "last.epoch > epoch", BESIDE),
     (
         "engine/src/archive/restore.rs",
@@ -157,7 +147,6 @@ const EXEMPT: &[(&str, &str, &str)] = &[
 ];
 const KEEPS: &str = "what it leaves out is removed later";
 const MATCH: &str = "finds where a log goes on; what is read from there is checked by its chain";
-const MISPLACED: &str = "names were compared; only an object under another one's name is found";
 const BESIDE: &str = "what a deposed leader uploads is on no path; it stops early";
 const AGAIN: &str = "names were synced before, and what the open adds it does durably by itself";
 const LIBRARY: &str = "an option of a library: what it syncs is not ours to leave out";

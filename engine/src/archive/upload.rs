@@ -21,13 +21,13 @@ use strandline_wal::log::Segment;
 use strandline_wal::segment::{SEGMENT_HEADER_LEN, path_of};
 use strandline_wal::{Epoch, Hlc, IoContext, ShardId};
 
-use super::{ArchiveOptions, ArchiveStatus};
+use super::{ArchiveOptions, ArchiveStatus, floor};
 use crate::checkpoint::{CheckpointReport, copy_dataset};
 use crate::dataset::{Dataset, DatasetInner};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::manifest::{EpochEntry, Manifest};
-use crate::retention::Hold;
+use crate::retention::{ARCHIVE, Hold};
 use crate::store::watermarks::Mark;
 use crate::store::{Role, Store};
 use crate::table::PointerSource;
@@ -37,8 +37,8 @@ const TAIL_LEN_MAX: usize = 8 << 20;
 /// First and longest pause after a base that failed, in milliseconds.
 const BASE_PAUSE_MS: u64 = 1_000;
 const BASE_PAUSE_MS_MAX: u64 = 300_000;
-/// What it is called that keeps the log.
-const HOLDER: &str = "archive";
+/// How far it is archived is stored this often, in milliseconds.
+const FLOOR_MS: u64 = 10_000;
 
 /// Uploads one dataset. Every [`Uploader::step`] does all that can be done.
 pub struct Uploader {
@@ -65,6 +65,9 @@ struct Session {
     /// After a failure, from when on a base is tried again, and how long that was.
     base_from_ms: u64,
     pause_ms: u64,
+    /// What of the log is not archived as it was stored, and when.
+    floor: Vec<u64>,
+    floor_ms: u64,
 }
 
 /// How far one log is archived.
@@ -131,7 +134,7 @@ impl Uploader {
             self.session = None;
             self.status.is_leading = false;
             // Another one archives now.
-            store.retention().hold(HOLDER, "", None);
+            let_go(&store)?;
             return Ok(false);
         }
         let outcome = self.step_inner(&store);
@@ -140,9 +143,15 @@ impl Uploader {
         outcome
     }
 
-    /// How far the archive goes is not known yet.
+    /// How far the archive goes is not known yet, unless from before.
     fn keep_all(&self, store: &Store) {
-        keep(store, vec![1; store.logs().len()], self.options.log_len_max);
+        if !store.retention().is_held(ARCHIVE) && store.role() == Role::Leader {
+            let hold = Hold {
+                from_seqs: vec![1; store.logs().len()],
+                len_max: self.options.log_len_max,
+            };
+            store.retention().hold(ARCHIVE, "", Some(hold));
+        }
     }
 
     fn step_inner(&mut self, store: &Store) -> Result<bool> {
@@ -169,7 +178,7 @@ impl Uploader {
         for shard in 0..committed.seqs.len() {
             is_busy |= upload.log(shard, &committed)?;
         }
-        upload.keep_log(self.options.log_len_max);
+        upload.keep_log(self.options.log_len_max, now_ms)?;
         upload.tell(&committed);
         let session = &upload.session;
         let is_old = now_ms.saturating_sub(session.base_ms) >= self.options.checkpoint_ms;
@@ -194,16 +203,14 @@ impl Uploader {
     }
 }
 
-/// Keeps the log for the archive, by a list of the first records that it lacks.
-fn keep(store: &Store, from_seqs: Vec<u64>, len_max: u64) {
-    let hold = Hold { from_seqs, len_max };
-    store.retention().hold(HOLDER, "", Some(hold));
-}
-
-impl Drop for Uploader {
-    fn drop(&mut self) {
-        self.dataset.store().retention().hold(HOLDER, "", None);
+/// Nothing is kept for an archive any more.
+pub(super) fn let_go(store: &Store) -> Result<()> {
+    let retention = store.retention();
+    if retention.is_held(ARCHIVE) && !planted("archive.let_go") {
+        floor::remove(store.env(), store.dir())?;
+        retention.hold(ARCHIVE, "", None);
     }
+    Ok(())
 }
 
 impl Session {
@@ -291,6 +298,8 @@ impl Session {
             base_ms: now_ms,
             base_from_ms: 0,
             pause_ms: 0,
+            floor: Vec::new(),
+            floor_ms: 0,
         })
     }
 }
@@ -527,13 +536,22 @@ impl Upload<'_> {
     }
 
     /// What is not archived stays on the disk.
-    fn keep_log(&self, len_max: u64) {
+    fn keep_log(&mut self, len_max: u64, now_ms: u64) -> Result<()> {
         let lacks = |shard: &Shard| match planted("archive.floor") {
             true => u64::MAX,
             false => shard.whole,
         };
         let from_seqs = self.session.shards.iter().map(lacks).collect();
-        keep(self.store, from_seqs, len_max);
+        let hold = Hold { from_seqs, len_max };
+        let store = self.store;
+        let is_old = now_ms.saturating_sub(self.session.floor_ms) >= FLOOR_MS;
+        if hold.from_seqs != self.session.floor && (is_old || self.session.floor.is_empty()) {
+            floor::store(store.env(), store.dir(), &hold)?;
+            self.session.floor.clone_from(&hold.from_seqs);
+            self.session.floor_ms = now_ms;
+        }
+        store.retention().hold(ARCHIVE, "", Some(hold));
+        Ok(())
     }
 
     fn tell(&mut self, committed: &Mark) {

@@ -384,3 +384,49 @@ fn a_log_that_outgrew_its_limit_breaks_the_archive_and_a_new_base_begins() {
         "{error}"
     );
 }
+
+#[test]
+fn a_database_that_is_opened_again_keeps_what_the_archive_lacks() {
+    let store = MemoryArchive::default();
+    let (env, db, mut model, mut uploader) = archived(&store, 1, 200);
+    settle(&mut uploader);
+    drop(uploader);
+    let mut dice = Dice(11);
+    for n in 0..400 {
+        write(&db, &mut dice, &mut model, START_MS + 3_000 + n);
+    }
+    drop(db);
+    let db = options(1).open_with("/db", env.env()).unwrap();
+    // Before the archive goes on.
+    for n in 0..400 {
+        write(&db, &mut dice, &mut model, START_MS + 4_000 + n);
+    }
+    let dataset = db.dataset("").unwrap();
+    dataset.flush().unwrap();
+    db.run_background(100).unwrap();
+    let shared: Arc<dyn ArchiveStore> = Arc::new(store.clone());
+    let mut uploader = Uploader::new(&dataset, shared, often());
+    settle(&mut uploader);
+    assert_eq!(uploader.status().break_count, 0);
+    check(&env.env(), &store, &id(), None).unwrap();
+    let (found, _) = restored(&store, 1, &Target::Position(model.ops[300].seqs.clone())).unwrap();
+    assert!(found == model.at(301));
+    let holders = |db: &Database| {
+        let holders = db.dataset("").unwrap().who_blocks();
+        holders
+            .into_iter()
+            .filter(|it| it.what == "archive")
+            .count()
+    };
+    drop(uploader);
+    for n in 0..400 {
+        write(&db, &mut dice, &mut model, START_MS + 5_000 + n);
+    }
+    dataset.flush().unwrap();
+    assert_eq!(holders(&db), 1);
+    dataset.forget_archive().unwrap();
+    assert_eq!(holders(&db), 0);
+    drop(db);
+    let db = options(1).open_with("/db", env.env()).unwrap();
+    assert_eq!(holders(&db), 0);
+}
