@@ -170,12 +170,15 @@ pub fn write(db: &Database, dice: &mut Dice, model: &mut Model, ms: u64) {
     });
 }
 
+/// Keys and values.
+pub type Found = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// Restores, opens what was restored, and returns what is in it.
 pub fn restored(
     store: &dyn ArchiveStore,
     shards: u16,
     target: &Target,
-) -> Result<(BTreeMap<Vec<u8>, Vec<u8>>, RestoreReport)> {
+) -> Result<(Found, RestoreReport)> {
     let env = SimEnv::new(99);
     let report = restore(
         &env.env(),

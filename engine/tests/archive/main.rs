@@ -426,7 +426,7 @@ fn a_database_that_is_opened_again_keeps_what_the_archive_lacks() {
     assert_eq!(holders(&db), 1);
     dataset.forget_archive().unwrap();
     assert_eq!(holders(&db), 0);
-    drop(db);
+    drop((dataset, db));
     let db = options(1).open_with("/db", env.env()).unwrap();
     assert_eq!(holders(&db), 0);
 }
