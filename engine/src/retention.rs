@@ -273,8 +273,8 @@ impl Retention {
         }
     }
 
-    /// Keeps the log from a record on in the name of something else, or lets go of it: `None`. It is kept
-    /// in memory only, for as long as the dataset is open.
+    /// Keeps the log from a record on in the name of something else, or lets go of it: `None`. This is
+    /// memory; an archive stores how far it is by itself.
     pub fn hold(&self, what: &'static str, name: &str, hold: Option<Hold>) {
         let mut state = self.lock();
         let holder = (what, name.to_owned());

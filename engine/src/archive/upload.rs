@@ -133,8 +133,10 @@ impl Uploader {
         if store.role() != Role::Leader || store.check().is_err() {
             self.session = None;
             self.status.is_leading = false;
-            // Another one archives now.
-            let_go(&store)?;
+            if store.role() != Role::Leader {
+                // Another one archives now.
+                let_go(&store)?;
+            }
             return Ok(false);
         }
         let outcome = self.step_inner(&store);
@@ -544,13 +546,13 @@ impl Upload<'_> {
         let from_seqs = self.session.shards.iter().map(lacks).collect();
         let hold = Hold { from_seqs, len_max };
         let store = self.store;
+        store.retention().hold(ARCHIVE, "", Some(hold.clone()));
         let is_old = now_ms.saturating_sub(self.session.floor_ms) >= FLOOR_MS;
         if hold.from_seqs != self.session.floor && (is_old || self.session.floor.is_empty()) {
             floor::store(store.env(), store.dir(), &hold)?;
             self.session.floor.clone_from(&hold.from_seqs);
             self.session.floor_ms = now_ms;
         }
-        store.retention().hold(ARCHIVE, "", Some(hold));
         Ok(())
     }
 
