@@ -118,7 +118,7 @@ const EXEMPT: &[(&str, &str, &str)] = &[
     ),
     (
         "engine/src/archive/upload.rs",
-        "is_same || (piece.last_seq",
+        "let is_before = (piece.last_seq",
         MATCH,
     ),
     ("engine/src/archive/restore.rs", "last + 1 ==", MATCH),
@@ -128,7 +128,16 @@ const EXEMPT: &[(&str, &str, &str)] = &[
         "disk.sync_dir(staging)",
         AGAIN,
     ),
-    ("engine/src/archive/segment.rs", "let mut chain_at =", MATCH),
+    (
+        "engine/src/archive/prune.rs",
+        "let is_old = |base: &&BaseName|",
+        KEEPS,
+    ),
+    (
+        "replication/src/archive/index.rs",
+        "run.chain() == Some(piece.prev)",
+        MATCH,
+    ),
     (
         "replication/src/archive/index.rs",
         "path.iter().any(",

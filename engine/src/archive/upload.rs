@@ -313,27 +313,40 @@ fn begin(store: &Store, index: &Index, leader: LeaderId) -> Term {
         .iter()
         .map(|log| store.epochs_of(log.id().shard));
     let epochs: Vec<_> = epochs.collect();
-    let has = |epoch: &Epoch| {
-        let mut shards = epochs.iter();
-        shards.all(|entries| entries.iter().any(|entry| entry.epoch == *epoch))
-    };
-    let previous = index.terms.keys().rev().copied().find(has);
-    let previous = previous.unwrap_or_default();
-    let start = |entries: &Vec<EpochEntry>| {
-        let next = entries.iter().find(|entry| entry.epoch > previous);
-        Start {
-            seq: u64::MAX,
-            chain: 0,
-            end: next.map_or(u64::MAX, |entry| entry.first_seq),
-        }
+    let (previous, ends) = goes_on(index.terms.keys().copied(), &epochs);
+    let start = |end| Start {
+        seq: u64::MAX,
+        chain: 0,
+        end,
     };
     Term {
         epoch: store.epoch(),
         previous,
         lineage: Lineage(store.lineage()),
         leader,
-        from: epochs.iter().map(start).collect(),
+        from: ends.into_iter().map(start).collect(),
     }
+}
+
+/// The newest term whose leader's log this one has, in every shard, and the first record of each shard that
+/// is of a later epoch.
+fn goes_on(
+    terms: impl DoubleEndedIterator<Item = Epoch>,
+    epochs: &[Vec<EpochEntry>],
+) -> (Epoch, Vec<u64>) {
+    let is_in = |entries: &Vec<EpochEntry>, epoch| {
+        let mut entries = entries.iter();
+        entries.any(|entry| entry.epoch == epoch || planted("archive.ancestor"))
+    };
+    let mut newest_first = terms.rev();
+    let previous = newest_first.find(|epoch| epochs.iter().all(|entries| is_in(entries, *epoch)));
+    let previous = previous.unwrap_or_default();
+    let end = |entries: &Vec<EpochEntry>| {
+        let next = entries.iter().find(|entry| entry.epoch > previous);
+        let next = next.filter(|_| !planted("archive.epoch_end"));
+        next.map_or(u64::MAX, |entry| entry.first_seq)
+    };
+    (previous, epochs.iter().map(end).collect())
 }
 
 /// The newest base that a restore may take.
@@ -727,4 +740,28 @@ pub(super) fn usable_base(
         return Err(ArchiveError::Damaged { object, what });
     }
     Ok(index.is_usable(&base).then_some(base))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_goes_on_from_a_leader_whose_log_this_one_has() {
+        let entry = |(epoch, first_seq)| EpochEntry {
+            epoch: Epoch(epoch),
+            leader: [epoch as u8; 16],
+            first_seq,
+        };
+        let table = |entries: &[(u32, u64)]| entries.iter().copied().map(entry).collect();
+        // Of epoch 2 the second log has nothing, and of epoch 4 neither.
+        let epochs: [Vec<EpochEntry>; 2] = [
+            table(&[(1, 1), (2, 50), (3, 60), (5, 90)]),
+            table(&[(1, 1), (3, 40), (5, 70)]),
+        ];
+        let goes_on = |terms: &[u32]| goes_on(terms.iter().map(|n| Epoch(*n)), &epochs);
+        assert_eq!(goes_on(&[1, 2, 4]), (Epoch(1), vec![50, 40]));
+        assert_eq!(goes_on(&[1, 2, 3, 4]), (Epoch(3), vec![90, 70]));
+        assert_eq!(goes_on(&[]), (Epoch(0), vec![1, 1]));
+    }
 }
