@@ -117,6 +117,9 @@ pub enum Error {
     /// Replication failed.
     #[error("replication: {0}")]
     Replication(String),
+    /// The archive failed, or cannot do it.
+    #[error(transparent)]
+    Archive(#[from] strandline_replication::archive::Error),
     /// A background thread or callback failed; nothing more is written.
     #[error("stopped after a failure in {what}: {cause}; reopen the database")]
     Stopped {
@@ -147,6 +150,7 @@ impl Error {
             Error::Unacknowledged { .. } => ErrorKind::Unknown,
             Error::Fenced { .. } | Error::Replication(_) => ErrorKind::Retry,
             Error::Stopped { .. } => ErrorKind::Operator,
+            Error::Archive(error) => archive_kind(error),
         }
     }
 
@@ -158,6 +162,16 @@ impl Error {
     /// Whether the disk is full; the same call succeeds once there is room.
     pub fn is_no_space(&self) -> bool {
         matches!(self, Error::Log(error) if error.is_no_space())
+    }
+}
+
+fn archive_kind(error: &strandline_replication::archive::Error) -> ErrorKind {
+    use strandline_replication::archive::Error as Archive;
+    match error {
+        Archive::Store { .. } => ErrorKind::Retry,
+        Archive::Missing { .. } | Archive::Damaged { .. } | Archive::Gap(_) => ErrorKind::Restore,
+        Archive::Refused(_) => ErrorKind::Caller,
+        _ => ErrorKind::Operator,
     }
 }
 

@@ -9,6 +9,7 @@
 //! {dataset}/manifest.copy   the same once more
 //! {dataset}/epoch           the highest epoch opened or promised
 //! {dataset}/slots           what followers need of the log
+//! {dataset}/archive         what of the log is not archived
 //! {dataset}/{number}.tbl    a table
 //! {dataset}/r{region}/      the logs of one region: segments, spares, `durable`
 //! {dataset}/divergent/      tails that were cut, by shard, epoch and sequence
@@ -62,6 +63,11 @@ pub fn epoch(dataset: &Path) -> PathBuf {
 /// What followers need of the log.
 pub fn slots(dataset: &Path) -> PathBuf {
     dataset.join("slots")
+}
+
+/// What of the log is not archived.
+pub fn archive(dataset: &Path) -> PathBuf {
+    dataset.join("archive")
 }
 
 /// A table.

@@ -31,6 +31,7 @@
 //! point to it, and followers receive those bytes as they are. `ARCHITECTURE.md` beside this crate
 //! tells how the parts hold together; [`options`] lists every setting with its reason.
 
+pub mod archive;
 mod checkpoint;
 pub mod config;
 mod database;

@@ -72,8 +72,20 @@ pub struct Holder {
     pub bytes: u64,
 }
 
-/// Floors of holders outside of this module: by kind and name, the first record needed of each shard.
-type Floors = BTreeMap<(&'static str, String), Vec<u64>>;
+/// Holders outside of this module, by kind and name.
+type Others = BTreeMap<(&'static str, String), Hold>;
+
+/// What a holder outside of this module needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Hold {
+    /// The first record needed of each shard.
+    pub from_seqs: Vec<u64>,
+    /// The longest log of a shard, in bytes from there on, that is kept for it; of a longer one nothing is.
+    pub len_max: u64,
+}
+
+/// The kind of holder that an archive is: a leader's alone.
+pub(crate) const ARCHIVE: &str = "archive";
 
 /// The holders of one open dataset.
 pub(crate) struct Retention(Mutex<State>);
@@ -81,7 +93,7 @@ pub(crate) struct Retention(Mutex<State>);
 /// The table of slots, locked.
 pub(crate) struct State {
     table: SlotTable,
-    others: Floors,
+    others: Others,
     /// When it was stored, and what of each slot.
     stored_ms: u64,
     stored: Vec<Vec<u64>>,
@@ -155,9 +167,16 @@ impl Retention {
             }
             Err(error) => return Err(error.into()),
         };
+        let mut others = Others::new();
+        if let Some(hold) = crate::archive::floor::load(&env, store.dir(), shard_count)?
+            && is_writer
+            && !planted("archive.reopen")
+        {
+            others.insert((ARCHIVE, String::new()), hold);
+        }
         let mut state = State {
             table,
-            others: Floors::new(),
+            others,
             stored_ms: now.mono_ms,
             stored: Vec::new(),
             env,
@@ -254,15 +273,20 @@ impl Retention {
         }
     }
 
-    /// Keeps the log from a record on in the name of something else, or lets go of it: `None`.
-    #[allow(dead_code, reason = "the place where other holders come in")]
-    pub fn hold(&self, what: &'static str, name: &str, from_seqs: Option<Vec<u64>>) {
+    /// Keeps the log from a record on in the name of something else, or lets go of it: `None`. This is
+    /// memory; an archive stores how far it is by itself.
+    pub fn hold(&self, what: &'static str, name: &str, hold: Option<Hold>) {
         let mut state = self.lock();
         let holder = (what, name.to_owned());
-        match from_seqs {
-            Some(from_seqs) => state.others.insert(holder, from_seqs),
+        match hold {
+            Some(hold) => state.others.insert(holder, hold),
             None => state.others.remove(&holder),
         };
+    }
+
+    /// Whether something else keeps the log in that name.
+    pub fn is_held(&self, what: &'static str) -> bool {
+        self.lock().others.keys().any(|(it, _)| *it == what)
     }
 
     /// The slots, as they stand.
@@ -339,12 +363,37 @@ impl State {
             Role::Leader => self.table.floors(&room(store), &self.limits),
             Role::Follower | Role::Reader => vec![u64::MAX; self.shard_count],
         };
-        for from_seqs in self.others.values() {
+        for (_, from_seqs) in self.others(store) {
             for (floor, from_seq) in floors.iter_mut().zip(from_seqs) {
-                *floor = (*floor).min(*from_seq);
+                *floor = (*floor).min(from_seq);
             }
         }
         floors
+    }
+
+    /// The other holders: per shard, the first record that is kept for each; `u64::MAX` where it is none.
+    fn others(&self, store: &Store) -> Vec<((&'static str, String), Vec<u64>)> {
+        if self.others.is_empty() {
+            return Vec::new();
+        }
+        let logs = room(store).logs;
+        let kept = |hold: &Hold| {
+            let shards = hold.from_seqs.iter().zip(&logs);
+            let kept = shards.map(|(from_seq, (_, pieces))| {
+                let needed = pieces.iter().filter(|it| it.last_seq >= *from_seq);
+                let len: u64 = needed.map(|it| it.len).sum();
+                if len > hold.len_max {
+                    u64::MAX
+                } else {
+                    *from_seq
+                }
+            });
+            kept.collect()
+        };
+        let is_leader = store.role() == Role::Leader;
+        let others = self.others.iter();
+        let others = others.filter(|((what, _), _)| is_leader || *what != ARCHIVE);
+        others.map(|(it, hold)| (it.clone(), kept(hold))).collect()
     }
 
     /// Segments are about to go: what is stored must not say that they are needed still. A failure is no
@@ -439,7 +488,7 @@ fn holders(store: &Store) -> Vec<Holder> {
         false => store.retention().slots(store),
         true => Vec::new(),
     };
-    let others = store.retention().lock().others.clone();
+    let others = store.retention().lock().others(store);
     for (log, flushed) in store.logs().iter().zip(&manifest.logs) {
         let shard = log.id().shard;
         let n = usize::from(shard.0);

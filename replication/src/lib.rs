@@ -10,6 +10,7 @@
 //! | the bytes on the wire | [`message`] |
 //! | where two logs part, who may lead | [`epoch`], `quorum` |
 //! | who is in sync, by the coordinator's record | [`coordinator`], [`membership`] |
+//! | the archive in an object store, and what a restore takes of it | [`archive`] |
 //! | what went wrong and who must act | [`error`] |
 //!
 //! The crate sees the format of the log and nothing else: payloads are opaque. The state machines
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
 mod assemble;
 pub mod bundle;
 pub mod candidate;

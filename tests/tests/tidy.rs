@@ -150,6 +150,7 @@ fn only_some_modules_of_the_engine_know_replication() {
         "verify",
         "reconcile",
         "sync",
+        "archive",
         "archive_view",
     ];
     let may: Vec<String> = may

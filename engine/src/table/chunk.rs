@@ -400,6 +400,12 @@ fn check_records(chunk: &[u8], shape: &Shape) -> Result<(), Damage> {
     Ok(())
 }
 
+/// Makes a chunk that was checked one of another history.
+pub(super) fn set_lineage(chunk: &mut [u8], identity: &Identity) {
+    let crc = crc_of(identity, &chunk[CRC.end()..]);
+    chunk[..CRC.end()].copy_from_slice(&crc.to_le_bytes());
+}
+
 pub(super) fn crc_of(identity: &Identity, bytes: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&identity.lineage);

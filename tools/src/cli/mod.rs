@@ -1,5 +1,6 @@
 //! The verbs of `strandline`: reading the command line and saying what was done.
 
+mod archive;
 mod asked;
 mod certs;
 mod config;
@@ -74,6 +75,11 @@ enum Verb {
     Scrub(show::Scrub),
     /// Make a checkpoint: an independent database that shares its files
     Checkpoint(repair::Checkpoint),
+    /// Look at, check and prune the archive of a dataset
+    #[command(subcommand)]
+    Archive(archive::Archive),
+    /// Make a database of what an archive has, as it was at some point
+    Restore(archive::Restore),
     /// Mend a damaged database by another node's copy of it
     Repair(repair::Repair),
     /// Make a new database of everything that is good in a damaged one
@@ -117,6 +123,8 @@ fn run(cli: Cli) -> Result<Exit> {
         Verb::Verify(verb) => verb.run(),
         Verb::Scrub(verb) => verb.run(),
         Verb::Checkpoint(verb) => verb.run(),
+        Verb::Archive(verb) => verb.run(),
+        Verb::Restore(verb) => verb.run(),
         Verb::Repair(verb) => verb.run(),
         Verb::Salvage(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),

@@ -47,6 +47,8 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR", requires = "stdio")]
     to: Option<SocketAddr>,
     #[command(flatten)]
+    archive: super::archive::Into,
+    #[command(flatten)]
     writing: Writing,
     #[command(flatten)]
     log: LogArgs,
@@ -78,6 +80,7 @@ impl Serve {
         };
         let (database, _) = writing.open(&self.place)?;
         let server = database.serve(&self.listen)?;
+        let _archiving = self.archive.start(&database)?;
         match ending {
             Some(mut ending) => {
                 say(&format!("listening {}", server.address()))?;

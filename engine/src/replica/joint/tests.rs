@@ -9,6 +9,7 @@ use strandline_wal::io::sim::{Damage, SimEnv};
 use super::*;
 use crate::options::{Background, Durability, Options};
 use crate::replica::Node;
+use crate::retention::Hold;
 
 fn open(machine: &SimEnv) -> crate::Database {
     let options = Options {
@@ -265,7 +266,11 @@ fn a_segment_that_a_follower_needs_outlives_its_flush() {
     let store = dataset.inner().store();
     let first = |shard| store.log(ShardId(shard)).segments()[0].first_seq();
     let retention = store.retention();
-    retention.hold("test", "", Some(vec![1, u64::MAX]));
+    let hold = Hold {
+        from_seqs: vec![1, u64::MAX],
+        len_max: u64::MAX,
+    };
+    retention.hold("test", "", Some(hold));
     for _ in 0..3 {
         stores.put(900);
         stores.leader.flush().unwrap();
