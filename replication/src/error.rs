@@ -79,7 +79,7 @@ pub enum Error {
     },
     /// The leader's epoch is over: this node was promoted to a later one.
     #[error(
-        "this node was promoted to epoch {won}, and others may have confirmed what it wrote there; {leader} leads an earlier one and has none of it: follow a leader of a later epoch, or promote a node; only to cut what it wrote, yield epoch {won}"
+        "this node was promoted to epoch {won}, and others may have confirmed what it wrote there; {leader} leads that or an earlier one and has none of it: follow a leader of a later epoch, or promote a node; only to cut what it wrote, yield epoch {won}"
     )]
     Outlived {
         /// What this node was promoted to.

@@ -99,6 +99,8 @@ pub struct Follower {
     clocks: VecDeque<(u64, Vec<(ShardId, u64)>)>,
     applied_wall_ms: u64,
     peer: usize,
+    // Connections that ended before a peer greeted, since one did.
+    ungreeted: u32,
     retry_ms: u64,
     backoff_ms: u64,
     heard_ms: u64,
@@ -131,6 +133,7 @@ impl Follower {
             clocks: VecDeque::new(),
             applied_wall_ms: 0,
             peer: 0,
+            ungreeted: 0,
             retry_ms: 0,
             backoff_ms: options.retry_ms.0,
             heard_ms: 0,
@@ -263,8 +266,12 @@ impl Follower {
     /// How long the peer may be silent.
     fn patience_ms(&self) -> u64 {
         match self.state {
+            // Whoever is far away needs longer: twice as long each time that all peers were tried.
             State::Connecting | State::Greeting => {
-                self.options.silence_ms.min(self.options.greeting_ms)
+                let peer_count = self.options.peers.len().max(1) as u64;
+                let rounds = (u64::from(self.ungreeted) / peer_count).min(16);
+                let greeting_ms = self.options.greeting_ms.saturating_mul(1 << rounds);
+                self.options.silence_ms.min(greeting_ms)
             }
             _ => self.options.silence_ms,
         }
@@ -495,6 +502,7 @@ impl Follower {
         // A connection that never came up says that the peer is away: try the next one.
         if matches!(self.state, State::Connecting | State::Greeting) {
             self.peer += 1;
+            self.ungreeted = self.ungreeted.saturating_add(1);
         }
         self.leave(&why);
         self.state = State::Idle;

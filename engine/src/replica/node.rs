@@ -483,13 +483,18 @@ impl Member {
         else {
             return report;
         };
-        // What either side names as the leader's epoch.
-        let theirs = match why {
-            Refused { reason, want, .. } if *reason == Reason::StaleEpoch => want.parse().ok(),
-            Refused { reason, have, .. } if *reason == Reason::NotLeader => have.parse().ok(),
-            _ => None,
+        // What either side names as the leader's epoch. Two that were elected by themselves alone may have won
+        // the same one.
+        let is_outlived = match why {
+            Refused { reason, want, .. } if *reason == Reason::StaleEpoch => {
+                want.parse().is_ok_and(|epoch| Epoch(epoch) <= won)
+            }
+            Refused { reason, have, .. } if *reason == Reason::NotLeader => {
+                have.parse().is_ok_and(|epoch| Epoch(epoch) < won)
+            }
+            _ => false,
         };
-        if theirs.is_some_and(|epoch| Epoch(epoch) < won) {
+        if is_outlived {
             let leader = name.clone();
             *why = Outlived { won, leader };
         }

@@ -63,6 +63,7 @@ impl Follower {
             let text = format!("epoch {} is promised to {}", promise.epoch, promise.to);
             return self.refuse(now, Reason::StaleEpoch, text);
         }
+        self.ungreeted = 0;
         self.state = State::Bowing(Box::new(welcome));
         self.bow(now);
     }

@@ -504,4 +504,14 @@ fn a_peer_that_does_not_greet_is_given_up_before_a_leader_that_falls_silent() {
         matches!(&next[..], [Action::Connect(peer)] if peer == "leader"),
         "{next:?}"
     );
+    // Where nobody greets in that time they may be far away: each has twice as long then.
+    follower.handle(start_ms + 1_701, Event::Tick);
+    actions(&mut follower);
+    follower.handle(start_ms + 3_000, Event::Tick);
+    assert!(matches!(&actions(&mut follower)[..], [.., Action::Connect(peer)] if peer == "still"));
+    follower.handle(start_ms + 3_000 + 1_400, Event::Tick);
+    let has_left = |actions: &[Action]| actions.iter().any(|a| matches!(a, Action::Left(..)));
+    assert!(!has_left(&actions(&mut follower)));
+    follower.handle(start_ms + 3_000 + 1_401, Event::Tick);
+    assert!(has_left(&actions(&mut follower)));
 }
