@@ -1,7 +1,7 @@
 //! The archive: a dataset's log and bases in an object store, and its recovery to a point in time.
 //!
 //! The leader of a dataset uploads what is committed, about every second while there is something new and
-//! never while there is not ([`upload`]). A restore takes the newest base that is not behind the target and
+//! never while there is not (`upload`). A restore takes the newest base that is not behind the target and
 //! the log from there on, checks every digest and the chain of every log, and leaves a database with a
 //! lineage of its own ([`restore`]). What no point needs any more is removed ([`prune`]). Names and bytes are
 //! those of [`strandline_replication::archive`].

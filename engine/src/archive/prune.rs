@@ -39,10 +39,9 @@ pub(super) fn prune(
     let Some(first) = before.filter(|n| *n > 0) else {
         return Ok(report);
     };
-    let first = if planted("archive.prune") {
-        bases.len() - 1
-    } else {
-        first
+    let (first, oldest) = match planted("archive.prune") {
+        true => (bases.len() - 1, Hlc::MAX),
+        false => (first, oldest),
     };
     let mut needed = BTreeSet::new();
     let mut points: Vec<Vec<(u64, u64)>> = Vec::new();

@@ -181,6 +181,12 @@ fn a_restore_is_there_whole_or_not_at_all() {
             assert!(see(&after));
         }
     }
+    // Once it is done nothing takes it away.
+    for (seed, damage) in (0..8).flat_map(|seed| Damage::ALL.map(|damage| (seed, damage))) {
+        let env = SimEnv::new(1);
+        into(&env).unwrap();
+        assert!(see(&env.crash(seed, damage)), "{damage:?}");
+    }
     assert!(absent > 10 && there >= 1, "{absent} {there}");
     for share in 1..10 {
         let env = SimEnv::new(1);
